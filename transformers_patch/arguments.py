@@ -1,0 +1,74 @@
+"""Training arguments that the weighted loss adds to the stock ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from transformers_patch.forward import LOSS_IMPLS
+from transformers_patch.loss import LOSS_NORMS
+from transformers_patch.weighter import WEIGHTERS, Weighter
+
+
+@dataclass
+class VitwTrainingArguments(TrainingArguments):
+    """Stock arguments plus the choice of task weighting and of how the loss is computed.
+
+    Raises:
+        ValueError: a value outside its choices, or a window or temperature that is not positive.
+    """
+
+    weight_method: str = field(default="EW", metadata={"help": "Task weighting method.", "choices": list(WEIGHTERS)})
+    dwa_window: int = field(default=25, metadata={"help": "DWA: observations of a task per window."})
+    dwa_temperature: float = field(default=2.0, metadata={"help": "DWA: softmax temperature."})
+    igb_window: int = field(default=100, metadata={"help": "IGB: the base loss is taken over optimizer steps w to 2w."})
+    loss_impl: str = field(
+        default="auto",
+        metadata={
+            "help": "How token losses are computed: logits of valid target tokens only (select), the same in chunks "
+            "that bound memory (chunked), the one of the two that fits (auto), or all logits (full, the reference).",
+            "choices": list(LOSS_IMPLS),
+        },
+    )
+    loss_norm: str = field(
+        default="step",
+        metadata={
+            "help": "Divide by the Σλ of the whole optimizer step (step, Equation 2) or of each micro-batch "
+            "(micro_batch, the published scheme, for comparison).",
+            "choices": list(LOSS_NORMS),
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, choices in (
+            ("weight_method", WEIGHTERS),
+            ("loss_impl", LOSS_IMPLS),
+            ("loss_norm", LOSS_NORMS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor is not part of the weighted loss: leave it at 0")
+        # The Trainer's batches, their order and their padding are its own (exact last step, exact resume).
+        self.remove_unused_columns = False
+
+    def make_weighter(self, num_tasks: int, weights: Any = None) -> Weighter:
+        """Return the weighter of `weight_method` for `num_tasks` weighting units (tasks, or groups of tasks).
+
+        Args:
+            weights: λ float[N] for VisATB; must be None for every other method.
+        """
+        options: dict[str, dict[str, Any]] = {
+            "RLW": {"seed": self.seed},
+            "DWA": {"window": self.dwa_window, "temperature": self.dwa_temperature},
+            "IGB": {"window": self.igb_window},
+            "VisATB": {"weights": weights},
+        }
+        if weights is None and self.weight_method == "VisATB":
+            raise ValueError("weight_method VisATB needs weights")
+        if weights is not None and self.weight_method != "VisATB":
+            raise ValueError(f"weights were given, but weight_method is {self.weight_method}")
+        return WEIGHTERS[self.weight_method](num_tasks, **options.get(self.weight_method, {}))

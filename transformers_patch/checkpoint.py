@@ -1,0 +1,38 @@
+"""Finding and loading checkpoints that are whole."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+COMPLETE = "complete"
+"""Empty file written into a checkpoint folder after everything else, when every rank has finished."""
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """Return the newest `checkpoint-STEP` folder of `output_dir` that was written to its end, or None."""
+    steps = {}
+    for folder in Path(output_dir).glob("checkpoint-*"):
+        match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
+        if match and (folder / COMPLETE).is_file():
+            steps[int(match[1])] = str(folder)
+        elif match:
+            logger.warning("%s was not written to its end and is not used", folder)
+    return steps[max(steps)] if steps else None
+
+
+def load_full_model(model: nn.Module, checkpoint: str | Path) -> None:
+    """Load every weight of `checkpoint` into `model`, in the model's own names and dtypes.
+
+    Raises:
+        RuntimeError: a weight is missing, left over or of another shape.
+    """
+    assert isinstance(model, PreTrainedModel)
+    saved = type(model).from_pretrained(checkpoint, config=model.config, dtype=model.dtype, local_files_only=True)
+    model.load_state_dict(saved.state_dict(), strict=True)
