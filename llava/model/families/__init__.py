@@ -1,0 +1,1 @@
+"""One file per model family; registered in ``llava.model.family``."""

@@ -1,0 +1,125 @@
+"""LLaVA-1.5: CLIP tower, projector, Llama; transformers' ``LlavaForConditionalGeneration``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import (
+    AutoTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers import LlavaProcessor as StockLlavaProcessor
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+from llava.model.family import Family, Processor, saved_template
+from llava.model.projector import projector_for
+
+IMAGE_TOKEN = "<image>"
+
+
+def square_image_processor(image_size: int, pad: bool = True, **kwargs: Any) -> LlavaImageProcessorPil:
+    """LLaVA-1.5's image preprocessing: pad to a square with the mean colour, resize, crop, normalise.
+
+    ``pad=False`` is LLaVA's ``--image_aspect_ratio square``: resize the shorter side, crop the middle.
+    """
+    return LlavaImageProcessorPil(
+        do_pad=pad,
+        size={"shortest_edge": image_size},
+        crop_size={"height": image_size, "width": image_size},
+        **kwargs,
+    )
+
+
+class LlavaSquareProcessor(Processor):
+    """Every image becomes one square, so every image takes the same number of tokens."""
+
+    image_text = IMAGE_TOKEN
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: LlavaImageProcessorPil,
+        config: LlavaConfig,
+        default_template: str = "v1",
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.default_template = default_template
+        self.image_token_id = config.image_token_index
+        self.patch_size: int = config.vision_config.patch_size
+        self.image_size: int = config.vision_config.image_size
+        self.feature_strategy: str = config.vision_feature_select_strategy
+
+    def num_image_tokens(self, height: int, width: int) -> int:
+        patches = (self.image_size // self.patch_size) ** 2
+        return patches + (self.feature_strategy == "full")
+
+    def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """``pixel_values: float32[n, 3, image_size, image_size]``."""
+        return {"pixel_values": self.image_processor(list(images), return_tensors="pt")["pixel_values"]}
+
+    def blank_image(self) -> Image.Image:
+        return Image.new("RGB", (self.image_size, self.image_size))
+
+    def _save_parts(self, folder: str | os.PathLike[str]) -> None:
+        StockLlavaProcessor(
+            image_processor=self.image_processor,
+            tokenizer=self.tokenizer,
+            patch_size=self.patch_size,
+            vision_feature_select_strategy=self.feature_strategy,
+            num_additional_image_tokens=1,  # CLIP's class token
+        ).save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)  # where older readers look for it
+
+
+class LlavaFamily(Family):
+    """LLaVA models in transformers' layout, with any of LLaVA's projector types."""
+
+    name = "llava"
+    model_type = "llava"
+    default_template = "v1"
+    vision_modules = ("model.vision_tower",)
+    projector_modules = ("model.multi_modal_projector",)
+    language_modules = ("model.language_model", "lm_head")
+
+    def load_model(
+        self,
+        path: str | os.PathLike[str],
+        dtype: torch.dtype | str = "auto",
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
+        **kwargs: Any,
+    ) -> PreTrainedModel:
+        config = LlavaConfig.from_pretrained(path)
+        with projector_for(config):
+            return LlavaForConditionalGeneration.from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                quantization_config=quantization_config,
+                **kwargs,
+            )
+
+    def load_processor(self, path: str | os.PathLike[str]) -> LlavaSquareProcessor:
+        config = LlavaConfig.from_pretrained(path)
+        stored, _ = LlavaImageProcessorPil.get_image_processor_dict(path)
+        stored.setdefault("do_pad", True)  # LLaVA-1.5 was trained so; early converted checkpoints do not say it
+        return LlavaSquareProcessor(
+            AutoTokenizer.from_pretrained(path),
+            LlavaImageProcessorPil.from_dict(stored),
+            config,
+            saved_template(path, self.default_template),
+        )
+
+    def real_vocab_size(self, config: PretrainedConfig) -> int | None:
+        """``<image>`` is the first added row; it, ``<pad>`` and the padding rows after them are never predicted."""
+        return config.image_token_index
