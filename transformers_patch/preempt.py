@@ -10,6 +10,9 @@ import logging
 import signal
 import threading
 from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -17,14 +20,15 @@ EXIT_CODE = 143
 """What a preempted run exits with: 128 + SIGTERM, as schedulers expect."""
 
 
-class Preemption:
-    """Whether this process has been asked to stop.
+class Preemption(TrainerCallback):
+    """Whether this process was asked to stop (`requested`), and whether any rank was (`agreed`, set by the Trainer).
 
     `install` takes over SIGTERM in the main thread; a second SIGTERM then ends the process as it always would.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.agreed = False
 
     def install(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -34,3 +38,10 @@ class Preemption:
         self.requested = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         logger.warning("SIGTERM: saving a checkpoint after this optimizer step, then stopping")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if self.agreed:
+            control.should_save = control.should_training_stop = True
+        return control

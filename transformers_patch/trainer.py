@@ -13,8 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +82,7 @@ class VitwTrainer(Trainer):
         # It does for `micro_batch`, which is just that: the mean over micro-batches.
         self.loss_is_scaled_for_ga = args.loss_norm == "step"
         self.preemption = Preemption()
+        self.add_callback(self.preemption)
         self._step_weights = np.ones(weighter.num_tasks)
         self._micro_batches_left = 0
         self._step_losses = self._zeros(len(task_names))
@@ -100,7 +99,13 @@ class VitwTrainer(Trainer):
             raise ValueError("training needs a train_dataset")
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         order = self.train_order or shuffled(len(self.train_dataset), seed)
-        return self._loader(self.train_dataset, order, self.args.train_batch_size)
+        self._train_batches = self._batches(self.train_dataset, order, self.args.train_batch_size)
+        return self._loader(self.train_dataset, self._train_batches)
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        # The stock code does not reach the batch sampler of a resumed epoch on several ranks.
+        self._train_batches.set_epoch(kwargs["epoch"])
+        super()._run_epoch(**kwargs)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         if isinstance(eval_dataset, str):
@@ -108,11 +113,13 @@ class VitwTrainer(Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise ValueError("evaluation needs an eval_dataset")
-        return self._loader(dataset, sequential(len(dataset)), self.args.eval_batch_size)
+        return self._loader(dataset, self._batches(dataset, sequential(len(dataset)), self.args.eval_batch_size))
 
-    def _loader(self, dataset: Any, order: EpochOrder, batch_size: int) -> DataLoader:
+    def _batches(self, dataset: Any, order: EpochOrder, batch_size: int) -> EpochBatchSampler:
+        return EpochBatchSampler(order, len(dataset), batch_size, self.args.world_size)
+
+    def _loader(self, dataset: Any, batches: EpochBatchSampler) -> DataLoader:
         args = self.args
-        batches = EpochBatchSampler(order, len(dataset), batch_size, args.world_size)
         loader = DataLoader(
             PaddedDataset(dataset),
             batch_sampler=batches,
@@ -137,8 +144,7 @@ class VitwTrainer(Trainer):
         counts = sum(token_counts(batch["labels"], batch["vitw_task_ids"], tasks).cpu() for batch in batches)
         flags = torch.tensor([int(self.preemption.requested)])
         totals = self.accelerator.reduce(torch.cat([counts, flags]).to(device), reduction="sum").cpu().numpy()
-        if totals[-1]:
-            self.control.should_save = self.control.should_training_stop = True
+        self.preemption.agreed = bool(totals[-1])
         self._step_counts = totals[:-1]
         self._step_weights, divisor = self._weigh(self._step_counts)
         self._micro_batches_left = len(batches)

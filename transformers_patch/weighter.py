@@ -43,7 +43,7 @@ class Weighter(ABC):
     def task_weights(self, step: int, token_counts: Int64) -> Float64:
         """Return λ float64[N] for optimizer step `step` whose valid target tokens per task are int64[N]."""
 
-    def observe(self, step: int, loss_sums: Float64, token_counts: Int64) -> None:
+    def observe(self, step: int, loss_sums: Float64, token_counts: Int64) -> None:  # noqa: B027 - most need nothing
         """Take in the summed token losses float64[N] and token counts int64[N] of the whole step."""
 
     def state_dict(self) -> dict[str, Any]:

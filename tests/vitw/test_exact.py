@@ -1,0 +1,187 @@
+"""The step's loss is one loss, however the step is cut: batches, accumulation, ranks, LoRA, ZeRO, stops and resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.vitw import oracle
+from tests.vitw.workbench import METHODS, TASKS, parameters, run, trainer
+
+ROOT = Path(__file__).parents[2]
+MOVING = ["RLW", "DWA", "IGB"]
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def launch(tmp_path: Path, jobs: list[dict[str, Any]], processes: int = 2) -> None:
+    for job in jobs:
+        Path(job["output_dir"]).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [*command, "-m", "tests.vitw.workbench", str(tmp_path / "jobs.json")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def one_batch(tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
+    """Each method's parameters after 8 steps of one process and one batch of 16."""
+    folder = tmp_path_factory.mktemp("one")
+    return {m: parameters(run(folder, m, per_device_train_batch_size=16).model) for m in METHODS}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_equals_a_plain_float64_loop(method, one_batch):
+    expected, weights = oracle.train(method)
+    assert largest_difference(one_batch[method], {n: p.detach() for n, p in expected.items()}) < 1e-12
+    if method in MOVING:
+        assert abs(weights - 1).max() > 0.01
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_accumulation_equals_one_batch(method, one_batch, tmp_path):
+    engine = run(tmp_path, method, per_device_train_batch_size=4, gradient_accumulation_steps=4)
+    assert largest_difference(parameters(engine.model), one_batch[method]) < 1e-12
+
+
+def test_two_processes_equal_one_batch(one_batch, tmp_path):
+    """All six methods, LoRA, and a last uneven step, in one launch of two processes × accumulation 2."""
+    split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    jobs = [{"output_dir": str(tmp_path / m), "method": m, **split} for m in METHODS]
+    jobs.append({"output_dir": str(tmp_path / "lora"), "method": "DWA", "lora": True, **split})
+    uneven = {"samples": 41, "num_train_epochs": 3, "max_steps": -1}
+    jobs.append({"output_dir": str(tmp_path / "uneven"), "method": "IGB", **uneven, **split})
+    launch(tmp_path, jobs)
+    for method in METHODS:
+        assert largest_difference(torch.load(tmp_path / method / "parameters.pt"), one_batch[method]) < 1e-12
+    lora = run(tmp_path / "x", "DWA", lora=True, per_device_train_batch_size=16)
+    assert largest_difference(torch.load(tmp_path / "lora" / "parameters.pt"), parameters(lora.model)) < 1e-12
+    last = run(tmp_path / "y", "IGB", per_device_train_batch_size=16, **uneven)
+    assert last.state.global_step == 9  # 41 samples: two steps of 16 and one of 9, three times
+    assert largest_difference(torch.load(tmp_path / "uneven" / "parameters.pt"), parameters(last.model)) < 1e-12
+
+
+def test_no_sample_of_an_uneven_epoch_is_counted_twice(tmp_path):
+    engine = trainer(tmp_path, "EW", samples=41, per_device_train_batch_size=4, gradient_accumulation_steps=4)
+    engine.args.max_steps, engine.args.num_train_epochs = -1, 1
+    engine.train()
+    valid = sum(int((sample["labels"] != -100).sum()) for sample in engine.train_dataset)
+    counted = 0
+    batches = iter(engine.get_train_dataloader())
+    while (step := engine.get_batch_samples(batches, 4, torch.device("cpu")))[0]:
+        counted += engine._step_counts.sum()
+        assert float(step[1]) == engine._step_counts.sum()
+    assert counted == valid
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_equals_one_process_to_float32_rounding(stage, tmp_path):
+    zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": 0}
+    deepspeed = {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    options: dict[str, Any] = {"method": "DWA", "float32": True, "learning_rate": 1e-3}
+    split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    jobs = [
+        {"output_dir": str(tmp_path / impl), **options, **split, "deepspeed": deepspeed, "loss_impl": impl}
+        for impl in ("select", "chunked")
+    ]
+    launch(tmp_path, jobs)
+    expected = parameters(run(tmp_path / "one", per_device_train_batch_size=16, **options).model)
+    for job in jobs:
+        state = torch.load(Path(job["output_dir"]) / "parameters.pt")
+        assert largest_difference({name: state[name].float() for name in expected}, expected) < 2e-5
+
+
+@pytest.mark.parametrize("use_lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("method", MOVING)
+def test_resume_equals_straight(method, use_lora, tmp_path):
+    options: dict[str, Any] = {"max_steps": 16, "samples": 41, "lora": use_lora, "gradient_accumulation_steps": 4}
+    options |= {"save_strategy": "steps", "save_steps": 8, "save_total_limit": 1}
+    straight = run(tmp_path / "a", method, **options)
+    stopped = run(tmp_path / "b", method, stop_at=8, **options)
+    assert stopped.state.global_step == 8
+    resumed = run(tmp_path / "b", method, resume=True, **options)
+    assert resumed.state.global_step == 16
+    assert largest_difference(parameters(resumed.model), parameters(straight.model)) == 0
+    assert resumed._step_weights.tolist() == straight._step_weights.tolist()
+    assert abs(straight._step_weights - 1).max() > 0.01
+
+
+def test_resume_of_two_processes_equals_straight(tmp_path):
+    options = {"method": "DWA", "samples": 41, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    half = {"output_dir": str(tmp_path / "half"), **options}
+    # Step 5 lies inside the second of the epochs, whose order is its own.
+    launch(
+        tmp_path,
+        [{**half, "stop_at": 5}, {**half, "resume": True}, {"output_dir": str(tmp_path / "straight"), **options}],
+    )
+    states = [torch.load(tmp_path / name / "parameters.pt") for name in ("half", "straight")]
+    assert largest_difference(*states) == 0
+
+
+def test_an_unfinished_checkpoint_is_not_used(tmp_path):
+    run(tmp_path, "EW", save_strategy="steps", save_steps=4)
+    (tmp_path / "checkpoint-8" / "complete").unlink()
+    from transformers_patch.checkpoint import last_complete_checkpoint
+
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+
+
+def test_groups_are_the_unit_of_weighting(tmp_path):
+    engine = run(tmp_path, "VisATB", task_units=[0, 1, 1, 0, 1])
+    log = engine.state.log_history[0]
+    shared = [log[f"task_weight/{name}"] for name in TASKS]
+    assert shared == [0.8585, 1.0557, 1.0557, 0.8585, 1.0557]
+
+
+def test_evaluation_reports_the_loss_of_each_task(tmp_path):
+    engine = trainer(tmp_path, "VisATB", per_device_eval_batch_size=4)
+    metrics = engine.evaluate()
+    whole = trainer(tmp_path, "EW", per_device_eval_batch_size=13).evaluate()
+    for key in ["eval_loss", *(f"eval_loss_{task}" for task in TASKS)]:
+        assert metrics[key] == pytest.approx(whole[key], abs=1e-12)
+
+
+def test_a_step_without_valid_tokens_changes_nothing_but_does_not_fail(tmp_path):
+    engine = trainer(tmp_path, "TLA", weight_decay=0.0, max_steps=1)
+    for sample in engine.train_dataset.samples:
+        sample["labels"][:] = -100
+    before = parameters(engine.model)
+    engine.train()
+    assert largest_difference(before, parameters(engine.model)) == 0
+
+
+def test_micro_batch_norm_is_the_published_scheme(tmp_path):
+    """With one sample per micro-batch, λ cancels: VisATB equals EW under `micro_batch`, and differs under `step`."""
+    one = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_steps": 2}
+    runs = {
+        (m, norm): parameters(run(tmp_path, m, loss_norm=norm, **one).model)
+        for m in ("EW", "VisATB")
+        for norm in ("step", "micro_batch")
+    }
+    assert largest_difference(runs["EW", "micro_batch"], runs["VisATB", "micro_batch"]) < 1e-12
+    assert largest_difference(runs["EW", "step"], runs["VisATB", "step"]) > 1e-4
