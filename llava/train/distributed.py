@@ -1,0 +1,53 @@
+"""Doing something once for all ranks."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from llava.train.arguments import UsageError
+
+T = TypeVar("T")
+
+# Indexing a million records, or converting a large model, takes longer than the time-out of the training collectives.
+_WAIT = datetime.timedelta(hours=24)
+
+
+def is_main() -> bool:
+    """Return whether this is the process that speaks and writes for all (also before distributed set-up)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def run_on_main(function: Callable[[], T]) -> T:
+    """Call `function` on rank 0 while the others wait; return its (picklable) result on every rank.
+
+    Raises:
+        UsageError: on every rank, where it was raised on rank 0. Any other exception ends the ranks alike.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return function()
+    answer: list[object] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            answer[0] = function()
+        except Exception as error:
+            answer[1] = error if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+            dist.broadcast_object_list(answer, src=0, group=_waiting_group())
+            raise
+    dist.broadcast_object_list(answer, src=0, group=_waiting_group())
+    result, error = answer
+    if isinstance(error, UsageError):
+        raise error
+    if error is not None:
+        raise RuntimeError(f"rank 0 failed: {error}")
+    return result  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=1)
+def _waiting_group() -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo", timeout=_WAIT)

@@ -1,0 +1,126 @@
+"""The output folder of a run: whose it is, whether it is finished, and how results appear in it.
+
+`run_settings.json` is written when a run begins and says whose folder it is; `run_card.json` is written after
+everything else and so means that the run is finished. A preempted run leaves `preempted`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from llava.train.arguments import UsageError
+
+SETTINGS = "run_settings.json"
+CARD = "run_card.json"
+PREEMPTED = "preempted"
+BASE_MODEL = "base_model"
+_SAVING = ".saving"
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json")
+
+State = Literal["new", "unfinished", "finished"]
+
+
+def claim(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) -> State:
+    """Make `folder` this run's, or find that it already is.
+
+    Args:
+        settings: JSON values that decide the run's result; two runs with the same settings are the same run.
+        overwrite: replace another run, or this one where it is finished. This run's own unfinished work is kept all
+            the same, so that a requeued job goes on whatever its flags.
+
+    Returns:
+        "new" (settings are written now), "unfinished" (go on from the last checkpoint) or "finished".
+
+    Raises:
+        UsageError: the folder holds another run or other files, and `overwrite` is not set.
+    """
+    settings = json.loads(json.dumps(settings))
+    held = read_json(folder / SETTINGS)
+    finished = (folder / CARD).is_file()
+    if overwrite and (held != settings or finished):
+        _clear(folder)
+        held, finished = None, False
+    if held is None:
+        foreign = _foreign(folder)
+        if foreign and not overwrite:
+            raise UsageError(
+                f"output folder {folder} is not empty and not of this program ({', '.join(foreign[:3])}, …): "
+                "choose another, or add --overwrite_output_dir True"
+            )
+        write_json(folder / SETTINGS, settings)
+        return "new"
+    if held != settings:
+        raise UsageError(
+            f"output folder {folder} holds another run, which differs in {_differences(held, settings)}: "
+            "choose another folder, or add --overwrite_output_dir True to replace that run"
+        )
+    (folder / PREEMPTED).unlink(missing_ok=True)
+    return "finished" if finished else "unfinished"
+
+
+def publish(folder: Path, last: str = "config.json") -> None:
+    """Move the files of `saving_folder(folder)` into `folder`, file `last` after the others."""
+    saving = saving_folder(folder)
+    for file in sorted(saving.iterdir(), key=lambda file: file.name == last):
+        target = folder / file.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(file, target)
+    saving.rmdir()
+
+
+def saving_folder(folder: Path) -> Path:
+    """Return where a result is written before `publish` moves it into `folder`."""
+    return folder / _SAVING
+
+
+def read_json(file: Path) -> Any:
+    """Return the content of a JSON file, None if there is none."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UsageError(f"{file} is not valid JSON: {error}") from error
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def _foreign(folder: Path) -> list[str]:
+    # A log that the shell redirected into the folder is no other run.
+    return sorted(entry.name for entry in folder.iterdir() if entry.suffix != ".log") if folder.is_dir() else []
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run of ours leaves: marks, checkpoints and weights. Other files stay."""
+    for name in (CARD, SETTINGS, PREEMPTED, "config.json", "trainer_state.json"):
+        (folder / name).unlink(missing_ok=True)
+    for path in [*folder.glob("checkpoint-*"), folder / BASE_MODEL, folder / _SAVING]:
+        if path.is_dir():
+            shutil.rmtree(path)
+    for pattern in _WEIGHTS:
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+def _differences(held: Any, wanted: Any) -> str:
+    held, wanted = (value if isinstance(value, dict) else {} for value in (held, wanted))
+    names = sorted(name for name in {*held, *wanted} if held.get(name) != wanted.get(name))
+    shown = [f"{name} ({_short(held.get(name))} there, {_short(wanted.get(name))} here)" for name in names[:5]]
+    return "; ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"

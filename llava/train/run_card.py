@@ -1,0 +1,128 @@
+"""What a run was: the settings that decide its result, and the card that it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
+from llava.train.tasks import TaskTable
+
+PACKAGES = ("visatb", "torch", "transformers", "accelerate", "peft", "deepspeed", "datasets", "numpy", "pillow")
+
+# Arguments that decide where, how fast and how talkatively a run goes, not what comes out of it.
+_WITHOUT_EFFECT = """
+output_dir overwrite_output_dir index_cache_dir preprocess_workers cache_dir resume_from_checkpoint do_train do_eval
+do_predict per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size deepspeed local_rank
+ddp_timeout ddp_backend ddp_bucket_cap_mb ddp_find_unused_parameters ddp_broadcast_buffers disable_tqdm log_level
+log_level_replica log_on_each_node logging_strategy logging_steps logging_first_step logging_dir report_to run_name
+project save_strategy save_steps save_total_limit save_on_each_node save_only_model eval_strategy eval_steps
+eval_delay eval_on_start eval_accumulation_steps eval_data_path evaluation_strategy dataloader_num_workers
+dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor skip_memory_metrics push_to_hub
+hub_token hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision weight_method_given warmup_ratio
+gradient_checkpointing gradient_checkpointing_kwargs enable_jit_checkpoint restore_callback_states_from_checkpoint
+include_num_input_tokens_seen debug data_path num_tasks visatb_weights task_names task_groups lazy_preprocess
+is_multimodal torch_empty_cache_steps
+"""
+
+
+def all_arguments(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> dict[str, Any]:
+    """Return every argument by name as JSON values (tokens masked)."""
+    return {**dataclasses.asdict(model), **dataclasses.asdict(data), **training.to_dict()}
+
+
+def run_settings(
+    model: ModelArguments,
+    data: DataArguments,
+    training: TrainingArguments,
+    tasks: TaskTable,
+    data_files: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return what makes two runs the same run; a run goes on in its folder only while this does not change."""
+    arguments = all_arguments(model, data, training)
+    without_effect = set(_WITHOUT_EFFECT.split())
+    settings = {name: value for name, value in sorted(arguments.items()) if name not in without_effect}
+    settings["global_batch_size"] = global_batch_size(training)
+    if training.loss_norm == "micro_batch":
+        settings["per_device_train_batch_size"] = training.per_device_train_batch_size
+    settings["tasks"] = dataclasses.asdict(tasks)
+    settings["data_sha256"] = [file["sha256"] for file in data_files]
+    if training.deepspeed:  # a partitioned optimizer goes on only with the same partition
+        stage = training.hf_deepspeed_config.config.get("zero_optimization", {}).get("stage", 0)
+        settings["deepspeed"] = {"stage": stage, "world_size": training.world_size}
+    return settings
+
+
+def global_batch_size(training: TrainingArguments) -> int:
+    """Return the samples of one optimizer step, over all ranks and accumulation steps."""
+    return training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+
+
+def run_card(arguments: dict[str, Any], settings: dict[str, Any], tasks: TaskTable, **facts: Any) -> dict[str, Any]:
+    """Return the card of a finished run: what went in, what it ran on, and `facts` that came out."""
+    return {
+        "arguments": arguments,
+        "settings": settings,
+        "tasks": list(tasks.names),
+        "weight_method": tasks.method,
+        "weights": tasks.task_weights(),
+        **facts,
+        "versions": versions(),
+        "hardware": hardware(),
+        "git": git_state(Path(__file__).parent),
+    }
+
+
+def describe_files(paths: Iterable[str]) -> list[dict[str, Any]]:
+    """Return path, size in bytes and SHA-256 of each file."""
+    described = []
+    for path in paths:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+        described.append({"path": path, "bytes": Path(path).stat().st_size, "sha256": digest.hexdigest()})
+    return described
+
+
+def _digest(file: Any) -> Any:
+    digest = hashlib.sha256()  # Python 3.10 has no file_digest
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest
+
+
+def versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Return the machine's processor, and its GPUs with the CUDA version they run under."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"machine": platform.machine(), "system": platform.platform(), "gpus": gpus, "cuda": torch.version.cuda}
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Return commit and whether tracked files are changed, None outside a git checkout."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
