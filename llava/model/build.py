@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.conversion_mapping import get_model_conversion_mapping
 
 from llava.model.adapter import read_projector
 from llava.model.families.llava import IMAGE_TOKEN, LlavaSquareProcessor, square_image_processor
@@ -206,4 +207,7 @@ def _assemble(
     tower.config = model.model.vision_tower.config
     model.model.language_model, model.lm_head = language.model, head
     model.model.vision_tower, model.model.multi_modal_projector = tower, projector
+    # a model that was not loaded would be saved without the tower's "vision_model." prefix, which published
+    # checkpoints have and other engines look for
+    model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
     return model.eval()

@@ -113,8 +113,10 @@ class LlavaFamily(Family):
         config = LlavaConfig.from_pretrained(path)
         stored, _ = LlavaImageProcessorPil.get_image_processor_dict(path)
         stored.setdefault("do_pad", True)  # LLaVA-1.5 was trained so; early converted checkpoints do not say it
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer.padding_side = "right"
         return LlavaSquareProcessor(
-            AutoTokenizer.from_pretrained(path),
+            tokenizer,
             LlavaImageProcessorPil.from_dict(stored),
             config,
             saved_template(path, self.default_template),
