@@ -1,0 +1,121 @@
+"""The command line that all evaluators share: an answer file in; figures, a score file and per-sample scores out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from eval.core import Evaluation, EvaluationError, Sample, Scored, identify, read_answers, write_json
+from eval.metrics import load_metric
+
+CAPTION_TOKENIZERS = {"whitespace": "cider", "ptb": "cider_ptb"}
+
+
+def evaluate(
+    answers: str | Path,
+    metric: str,
+    *,
+    task: str | None = None,
+    model: str | None = None,
+    split: str | None = None,
+) -> Evaluation:
+    """Score an answer file by the metric registered under that name.
+
+    Task, model and split are taken from the file where they are not given; EvaluationError where they cannot be,
+    or where the file is not as it should be.
+    """
+    path = Path(answers)
+    samples = read_answers(path)
+    identity = identify(path, samples, task=task, model=model, split=split)
+    return Evaluation(samples, _score(path, samples, metric), identity)
+
+
+def _score(path: Path, samples: list[Sample], metric: str) -> Scored:
+    try:
+        return load_metric(metric).score(samples)
+    except EvaluationError as error:
+        raise EvaluationError(f"{path}: {error}") from error
+
+
+def single_reference(path: Path, samples: Sequence[Sample]) -> None:
+    """EvaluationError if a record has several references."""
+    for sample in samples:
+        if len(sample.references) > 1:
+            raise EvaluationError(
+                f"{path}: record id {sample.id} has several references; score it with caption_list.py"
+            )
+
+
+def run(
+    description: str,
+    metric: str,
+    *,
+    tokenizers: dict[str, str] | None = None,
+    check: Callable[[Path, Sequence[Sample]], None] | None = None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """An evaluator's command line; returns its exit status (0, or 2 for bad input).
+
+    `tokenizers` maps the choices of `--tokenizer` to metrics (the first is the default); `check` may refuse samples.
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    arguments = _parser(description, tokenizers).parse_args(argv)
+    if tokenizers:
+        metric = tokenizers[arguments.tokenizer]
+    try:
+        evaluation = _evaluate(arguments, metric, check)
+    except EvaluationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(summary(evaluation))
+    return 0
+
+
+def _parser(description: str, tokenizers: dict[str, str] | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("-a", "--answers", type=Path, required=True, metavar="F", help="answer file (JSON)")
+    parser.add_argument("--output", type=Path, metavar="F", help="write the score file here")
+    parser.add_argument("--per_sample", "--per-sample", type=Path, metavar="F", help="write each question's score here")
+    parser.add_argument("--task", help="task name, where neither records nor file name tell it")
+    parser.add_argument("--model", help="model name (mini, plus_mini:<task>, …), where nothing tells it")
+    parser.add_argument("--split", help="split (train, val, test), where nothing tells it")
+    if tokenizers:
+        parser.add_argument("--tokenizer", choices=list(tokenizers), default=next(iter(tokenizers)))
+    return parser
+
+
+def _evaluate(
+    arguments: argparse.Namespace, metric: str, check: Callable[[Path, Sequence[Sample]], None] | None
+) -> Evaluation:
+    path: Path = arguments.answers
+    targets = [target for target in (arguments.output, arguments.per_sample) if target]
+    if len({target.resolve() for target in [path, *targets]}) <= len(targets):
+        raise EvaluationError("the answer file, --output and --per_sample must be different files")
+    samples = read_answers(path)
+    if check:
+        check(path, samples)
+    given = {key: getattr(arguments, key) for key in ("task", "model", "split")}
+    identity = identify(path, samples, **given) if targets else {key: value for key, value in given.items() if value}
+    evaluation = Evaluation(samples, _score(path, samples, metric), identity)
+    # Per-sample scores first: whoever sees the score file may rely on what stands beside it.
+    if arguments.per_sample:
+        write_json(arguments.per_sample, evaluation.per_sample_file())
+    if arguments.output:
+        write_json(arguments.output, evaluation.score_file())
+    return evaluation
+
+
+def summary(evaluation: Evaluation) -> str:
+    """The figures in words, one line per metric."""
+    content = evaluation.score_file()
+    whose = " ".join(evaluation.identity.values())
+    counts = f"{content['num_samples']} answers, {content['num_malformed']} malformed"
+    lines = [f"{whose}: {counts}" if whose else counts]
+    for column in evaluation.scored.columns:
+        stderr = column.stderr()
+        spread = "" if stderr is None else f" ± {stderr:.4f} (standard error)"
+        lines.append(f"{column.label}: {column.mean():.4f}{spread}")
+    return "\n".join(lines)

@@ -1,0 +1,203 @@
+"""The metrics: one class and one registry line each. Values are fractions; CIDEr is as pycocoevalcap scales it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import re
+import shutil
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from eval.core import Column, EvaluationError, Sample, Scored
+
+logger = logging.getLogger(__name__)
+
+METRICS = {
+    "cider": "eval.metrics:Cider",
+    "cider_ptb": "eval.metrics:CiderPTB",
+    "em": "eval.metrics:ExactMatch",
+    "iou": "eval.metrics:BoxIoU",
+    "gleu": "eval.metrics:Gleu",
+    "judge": "eval.judge:JudgeMetric",
+}
+
+Box = tuple[float, float, float, float]
+_NUMBER = r"\s*([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*"
+_BOX = re.compile(r"\[" + ",".join([_NUMBER] * 4) + r"\]")
+
+
+class Metric(ABC):
+    """A metric scores all samples of an answer file at once. A prediction it cannot read scores 0 and is flagged."""
+
+    @abstractmethod
+    def score(self, samples: Sequence[Sample]) -> Scored:
+        """One value per sample and column; EvaluationError where a sample's truth is not fit for the metric."""
+
+
+def load_metric(name: str, **options: Any) -> Metric:
+    """The metric registered as `name`, built with `options`; EvaluationError if unknown or not installed."""
+    if name not in METRICS:
+        raise EvaluationError(f"unknown metric {name!r}; known: {', '.join(METRICS)}")
+    module, _, attribute = METRICS[name].partition(":")
+    try:
+        metric: Metric = getattr(importlib.import_module(module), attribute)(**options)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise EvaluationError(f"metric {name!r}: its engine ({module}) is not part of this installation yet") from error
+    return metric
+
+
+def is_blank(sample: Sample) -> bool:
+    """Whether the model answered nothing at all."""
+    return not sample.prediction.strip()
+
+
+class Cider(Metric):
+    """CIDEr (whitespace): pycocoevalcap's Cider on whitespace tokens as they are, one or several references."""
+
+    name, label = "cider", "CIDEr (whitespace)"
+
+    def score(self, samples: Sequence[Sample]) -> Scored:
+        """Per-sample CIDEr; its document frequencies come from the references of all samples together."""
+        from pycocoevalcap.cider.cider import Cider as CocoCider  # numpy comes with it: only when needed
+
+        if len(samples) == 1:
+            logger.warning("CIDEr of a single record is 0 by its definition (every n-gram is in every document)")
+        references = self.tokenize([list(sample.references) for sample in samples])
+        predictions = self.tokenize([[sample.prediction] for sample in samples])
+        if not any(text.split() for texts in references for text in texts):
+            raise EvaluationError("CIDEr: after tokenisation no reference has a word left")
+        _, values = CocoCider().compute_score(dict(enumerate(references)), dict(enumerate(predictions)))
+        return Scored([Column(self.name, self.label, [float(v) for v in values])], [is_blank(s) for s in samples])
+
+    def tokenize(self, texts: list[list[str]]) -> list[list[str]]:
+        """The texts with tokens parted by whitespace; here: as they are."""
+        return texts
+
+
+class CiderPTB(Cider):
+    """CIDEr (PTB): the COCO variant, lower-cased Penn Treebank tokens without punctuation; needs Java."""
+
+    name, label = "cider_ptb", "CIDEr (PTB)"
+
+    def __init__(self) -> None:
+        """EvaluationError where no Java is found, before any work is done."""
+        if shutil.which("java") is None:
+            raise EvaluationError(
+                "CIDEr on PTB tokens needs Java (`java` on the PATH); without it use whitespace tokens"
+            )
+
+    def tokenize(self, texts: list[list[str]]) -> list[list[str]]:
+        """Tokenised by the Stanford tokenizer that pycocoevalcap ships."""
+        from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+        # The tool answers line by line, so a text must be one line, and blank ones would shift the lines after them.
+        lines = {(i, j): " ".join(text.split()) for i, row in enumerate(texts) for j, text in enumerate(row)}
+        captions = {key: [{"caption": line}] for key, line in lines.items() if line}
+        try:
+            tokens = PTBTokenizer().tokenize(captions) if captions else {}
+        except OSError as error:
+            raise EvaluationError(f"CIDEr on PTB tokens: the Java tokenizer could not be run ({error})") from error
+        if set(tokens) != set(captions):
+            raise EvaluationError("CIDEr on PTB tokens: the Java tokenizer failed (its own message stands above)")
+        return [[tokens.get((i, j), [""])[0] for j in range(len(row))] for i, row in enumerate(texts)]
+
+
+class ExactMatch(Metric):
+    """Exact match after stripping, lower-casing and dropping one final full stop, on both sides."""
+
+    def score(self, samples: Sequence[Sample]) -> Scored:
+        """1 where the prediction equals any reference, else 0; an empty answer is malformed."""
+        malformed = [is_blank(sample) for sample in samples]
+        hits = [
+            not blank and normalize_answer(sample.prediction) in {normalize_answer(text) for text in sample.references}
+            for sample, blank in zip(samples, malformed, strict=True)
+        ]
+        return Scored([Column("em", "exact match", [float(hit) for hit in hits])], malformed)
+
+
+def normalize_answer(text: str) -> str:
+    """Strip, lower-case, drop one final full stop."""
+    return text.strip().lower().removesuffix(".")
+
+
+class BoxIoU(Metric):
+    """Grounding: share of boxes with IoU > 0.5 (the paper's figure), and mean IoU; boxes as [x1, y1, x2, y2]."""
+
+    def score(self, samples: Sequence[Sample]) -> Scored:
+        """Best IoU over the references; EvaluationError if a reference is no box."""
+        overlaps = [self._overlap(sample) for sample in samples]
+        values = [value or 0.0 for value in overlaps]
+        share = Column("iou@0.5", "IoU > 0.5", [float(value > 0.5) for value in values])
+        return Scored([share, Column("mean_iou", "mean IoU", values)], [value is None for value in overlaps])
+
+    @staticmethod
+    def _overlap(sample: Sample) -> float | None:
+        truths = []
+        for text in sample.references:
+            box = parse_box(text)
+            if box is None:
+                raise EvaluationError(f"record id {sample.id}: the truth {text!r} is no box [x1, y1, x2, y2]")
+            truths.append(box)
+        prediction = parse_box(sample.prediction)
+        if prediction is None:
+            return None
+        return max((iou(prediction, truth) for truth in truths if same_scale(prediction, truth)), default=None)
+
+
+def parse_box(text: str) -> Box | None:
+    """The first [x1, y1, x2, y2] in `text`; None if there is none, or not with x1 < x2, y1 < y2 and a finite area."""
+    match = _BOX.search(text)
+    if match is None:
+        return None
+    x1, y1, x2, y2 = (float(number) for number in match.groups())
+    area = (x2 - x1) * (y2 - y1)
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 and 0 < area < math.inf else None
+
+
+def same_scale(prediction: Box, truth: Box) -> bool:
+    """Whether both boxes are normalised (coordinates up to 1) or both in pixels.
+
+    A prediction may overshoot a normalised image a little; beyond 2 it can only be meant in pixels.
+    """
+    return max(prediction) <= 2 if max(truth) <= 1 else max(prediction) > 1
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes, any unit as long as it is the same."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    common = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common
+    return common / union
+
+
+class Gleu(Metric):
+    """Corpus Google-BLEU on whitespace tokens: matched n-grams (n = 1 to 4) over the larger of the two counts."""
+
+    def score(self, samples: Sequence[Sample]) -> Scored:
+        """Sentence GLEU against the best reference, weighted by its n-gram count: the mean is corpus GLEU."""
+        pairs = [max((gleu_counts(s.prediction, text) for text in s.references), key=_ratio) for s in samples]
+        column = Column("gleu", "GLEU", [_ratio(pair) for pair in pairs], [float(total) for _, total in pairs])
+        return Scored([column], [is_blank(sample) for sample in samples])
+
+
+def gleu_counts(prediction: str, reference: str, longest: int = 4) -> tuple[int, int]:
+    """(n-grams in common, the larger n-gram count of the two texts), over n = 1 to `longest`."""
+    predicted, wanted = _ngrams(prediction.split(), longest), _ngrams(reference.split(), longest)
+    return (predicted & wanted).total(), max(predicted.total(), wanted.total())
+
+
+def _ngrams(words: list[str], longest: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[i : i + n]) for n in range(1, longest + 1) for i in range(len(words) - n + 1))
+
+
+def _ratio(counts: tuple[int, int]) -> float:
+    return counts[0] / counts[1] if counts[1] else 0.0
