@@ -80,7 +80,7 @@ def read_mapping(text: str, flag: str) -> dict[str, Any]:
 
 
 Weights = tuple[float, ...] | dict[str, float]
-"""As given: numbers in the order of --task_names, or by name (of a task or of a group) in the file's order."""
+"""As given: numbers in the order of the tasks (or of the groups), or by name of a task (or of a group)."""
 
 
 def _read_weights(values: Sequence[str]) -> Weights | None:
@@ -188,9 +188,9 @@ def _unit_weights(
     given: Weights, names: Sequence[str], units: Sequence[int], unit_names: Sequence[str]
 ) -> tuple[float, ...]:
     if isinstance(given, tuple):
-        if len(given) != len(names):
+        if len(given) not in (len(names), len(unit_names)):
             raise UsageError(f"--visatb_weights: {len(given)} weights for {len(names)} tasks: {', '.join(names)}")
-        given = dict(zip(names, given, strict=True))
+        given = dict(zip(names if len(given) == len(names) else unit_names, given, strict=True))
     if set(given) == set(unit_names):
         return tuple(given[unit] for unit in unit_names)
     if set(given) != set(names):
