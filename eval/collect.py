@@ -1,0 +1,155 @@
+"""A folder of score files (and per-sample files) in, a validation matrix and paired per-sample scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.core import EvaluationError, read_json
+
+PROXIES = ("mini", "base", "single_mini", "plus_mini", "single")
+Samples = dict[str, dict[str, NDArray[np.float64]]]  # task → model → float64[2, n]: values and weights
+
+
+@dataclass(frozen=True)
+class ScoreFile:
+    """A score file's first metric, which is the one that feeds task weighting."""
+
+    path: Path
+    task: str
+    model: str
+    metric: str
+    value: float
+    stderr: float | None
+    higher_is_better: bool
+    num_samples: int
+
+
+def collect(
+    folder: Path,
+    split: str = "val",
+    task_names: Sequence[str] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[dict[str, Any], Samples]:
+    """Validation matrix, and per-sample scores where every score file of a task has them beside it.
+
+    Files of other splits are left alone, as are models that are no proxies (a method's name). `task_names` gives the
+    order (default: sorted); EvaluationError names two files that are of the same cell or do not fit together.
+    """
+    scores, samples = read_folder(folder, split)
+    proxies = [score for score in scores if score.model.partition(":")[0] in PROXIES]
+    if not proxies:
+        raise EvaluationError(f"{folder}: no score file of a proxy (mini, plus_mini:<task>, …) on split {split!r}")
+    tasks = list(task_names) if task_names else sorted({score.task for score in proxies})
+    placed = [(score, cell) for score in proxies if score.task in tasks and (cell := _cell(score, groups))]
+    matrix: dict[str, Any] = {"tasks": tasks, "higher_is_better": {}, "num_samples": {}, "stderr": {}}
+    if groups:
+        matrix["groups"] = {name: list(members) for name, members in groups.items()}
+    first: dict[str, ScoreFile] = {}
+    for score, cell in placed:
+        _same_kind(first.setdefault(score.task, score), score)
+        matrix["higher_is_better"][score.task] = score.higher_is_better
+        matrix["num_samples"][score.task] = score.num_samples
+        _place(matrix, score, cell, score.value)
+        if score.stderr is not None:
+            _place(matrix["stderr"], score, cell, score.stderr)
+    return matrix, _pair(samples, placed)
+
+
+def read_folder(folder: Path, split: str) -> tuple[list[ScoreFile], dict[tuple[str, str], Any]]:
+    """All score files of a split under `folder`, and the per-sample files' content by (task, model)."""
+    if not folder.is_dir():
+        raise EvaluationError(f"{folder}: no such folder")
+    scores: dict[tuple[str, str], ScoreFile] = {}
+    samples: dict[tuple[str, str], Any] = {}
+    for path in sorted(folder.rglob("*.json")):
+        content = read_json(path)
+        if not isinstance(content, dict) or not {"task", "model", "split"} <= content.keys():
+            continue  # answer files, matrices and weights may lie in the same folder
+        key = (str(content["task"]), str(content["model"]))
+        if content["split"] != split:
+            continue
+        if "samples" in content:
+            samples[key] = (path, content["samples"])
+        elif "scores" in content:
+            if key in scores:
+                raise EvaluationError(f"{path}: {key[1]} on {key[0]} has a score file already, {scores[key].path}")
+            scores[key] = parse_score_file(path, content)
+    return list(scores.values()), samples
+
+
+def parse_score_file(path: Path, content: Mapping[str, Any]) -> ScoreFile:
+    """A score file's first metric; EvaluationError where an entry is missing or of another type."""
+    try:
+        entry = content["scores"][0]
+        stderr = entry.get("stderr")
+        return ScoreFile(
+            path=path,
+            task=str(content["task"]),
+            model=str(content["model"]),
+            metric=str(entry["metric"]),
+            value=float(entry["value"]),
+            stderr=None if stderr is None else float(stderr),
+            higher_is_better=bool(entry.get("higher_is_better", True)),
+            num_samples=int(content["num_samples"]),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise EvaluationError(f"{path}: not a score file ({type(error).__name__}: {error})") from error
+
+
+def _same_kind(a: ScoreFile, b: ScoreFile) -> None:
+    for key in ("metric", "higher_is_better", "num_samples"):
+        if getattr(a, key) != getattr(b, key):
+            raise EvaluationError(
+                f"{b.path}: its {key} ({getattr(b, key)}) is not that of {a.path} ({getattr(a, key)}); "
+                f"all proxies must answer the same questions of {a.task} and be scored alike"
+            )
+
+
+def _cell(score: ScoreFile, groups: Mapping[str, Sequence[str]] | None) -> tuple[str, str] | None:
+    """(kind, unit) of the matrix cell that a score file fills; None for a single mini on another unit's task."""
+    kind, _, unit = score.model.partition(":")
+    if kind != "single_mini":
+        return kind, unit
+    return (kind, "") if score.task in (groups or {}).get(unit, [unit]) else None
+
+
+def _place(matrix: dict[str, Any], score: ScoreFile, cell: tuple[str, str], value: float) -> None:
+    kind, unit = cell
+    row = matrix.setdefault(kind, {})
+    (row.setdefault(unit, {}) if unit else row)[score.task] = value
+
+
+def _pair(samples: Mapping[tuple[str, str], Any], proxies: Sequence[tuple[ScoreFile, tuple[str, str]]]) -> Samples:
+    """Per-sample arrays of the score files that have them; EvaluationError if of other questions or figures."""
+    paired: Samples = {}
+    ids: dict[str, tuple[Path, list[str]]] = {}
+    for score, (kind, unit) in proxies:
+        if (score.task, score.model) not in samples:
+            continue
+        path, entries = samples[score.task, score.model]
+        names, values = _values(path, entries, score.metric)
+        first, wanted = ids.setdefault(score.task, (path, names))
+        if names != wanted:
+            raise EvaluationError(f"{path}: its question ids, or their order, are not those of {first}")
+        mean = (values[0] * values[1]).sum() / max(values[1].sum(), np.finfo(float).tiny)
+        if not np.isclose(mean, score.value, rtol=1e-6, atol=1e-9):
+            raise EvaluationError(
+                f"{path}: its mean is {mean:.6g}, but {score.path} says {score.value:.6g}; score anew"
+            )
+        paired.setdefault(score.task, {})[f"{kind}:{unit}" if unit else kind] = values
+    return paired
+
+
+def _values(path: Path, entries: Any, metric: str) -> tuple[list[str], NDArray[np.float64]]:
+    try:
+        names = [entry["id"] for entry in entries]
+        pairs = [(entry["values"][metric], entry.get("weights", {}).get(metric, 1.0)) for entry in entries]
+        return names, np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise EvaluationError(f"{path}: not a per-sample file ({type(error).__name__}: {error})") from error

@@ -1,0 +1,641 @@
+"""Validation matrix in, task weights out: inter-task contributions, intra-task difficulties and λ (Eq. 3–8, 10–12).
+
+    python weighting_visatb.py MATRIX.json --output weights.json
+    python weighting_visatb.py --scores DIR --split val --temperature auto --output weights.json
+
+Legend: N weighting units (tasks, or groups of tasks), M validated tasks, R models, B bootstrap draws. Every function on
+arrays takes leading dimensions (`...`) and treats NaN as "left out". Standalone: numpy only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+logger = logging.getLogger("weighting_visatb")
+
+Array = NDArray[np.float64]
+Units = Sequence[int] | NDArray[np.int64]
+Samples = Mapping[str, Mapping[str, Array]]  # task → model → float64[2, n]: per-sample values and their weights
+COMPONENTS = ("out", "in", "difficulty")
+ALPHA = (0.25, 0.25, 0.5)
+WEIGHT_RANGE = (0.5, 2.0)  # the paper's advice against over-balancing (section 3.5)
+LOWEST_TEMPERATURE = 0.1
+SHOWN_TEMPERATURES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)
+
+
+class WeightingError(ValueError):
+    """Bad input; the message names the file, the task and the numbers, and what would mend them."""
+
+
+# ---------------------------------------------------------------------------------------------- the method
+
+
+def contributions(
+    reached: Array, start: Array, unit_of: Units | None = None, denominator: Array | None = None
+) -> Array:
+    """C[i, j] = (V_j(i+mini) − V_j(mini)) / (V_j(j+mini) − V_j(mini)), Eq. 3 (Eq. 10 with base for mini).
+
+    `reached`: float64[..., N, M], figure on task j of the model that had all of unit i; `start`: float64[..., M] of the
+    model that had minis only; `unit_of`: int[M], each task's unit (identity without groups); `denominator`:
+    float64[..., M] in place of Eq. 3's own. Returns float64[..., N, N]; with groups the mean over the tasks of column
+    unit j. Holds for lower-is-better metrics as it is.
+    """
+    units = np.arange(reached.shape[-1]) if unit_of is None else np.asarray(unit_of)
+    if denominator is None:
+        denominator = _own(reached, units) - start
+    per_task = (reached - start[..., None, :]) / denominator[..., None, :]
+    return np.stack([_mean(per_task[..., units == unit]) for unit in range(reached.shape[-2])], axis=-1)
+
+
+def difficulties(
+    low: Array, high: Array, higher_is_better: Sequence[bool] | None = None, unit_of: Units | None = None
+) -> Array:
+    """D[i] = 1 − V_i(mini) / V_i(i+mini), Eq. 6 (Eq. 11 and 12: `low` of mini_i, `high` of i alone).
+
+    `low`, `high`: float64[..., M], figures on each task of the model with little and with all of it. For a
+    lower-is-better metric the fraction is turned over. Returns float64[..., N]; with groups the mean over a unit's
+    tasks. NaN where the divisor is not positive.
+    """
+    tasks = low.shape[-1]
+    units = np.arange(tasks) if unit_of is None else np.asarray(unit_of)
+    upwards = np.ones(tasks, dtype=bool) if higher_is_better is None else np.asarray(higher_is_better)
+    above, below = np.where(upwards, low, high), np.where(upwards, high, low)
+    per_task = 1 - above / np.where(below > 0, below, np.nan)
+    return np.stack([_mean(per_task[..., units == unit]) for unit in range(units.max() + 1)], axis=-1)
+
+
+def mean_contributions(matrix: Array) -> tuple[Array, Array]:
+    """(C_out, C_in) of Eq. 4 and 5, float64[..., N] each: row and column means of C without its diagonal."""
+    off = np.where(np.eye(matrix.shape[-1], dtype=bool), np.nan, matrix)
+    return _mean(off), _mean(np.swapaxes(off, -1, -2))
+
+
+def weight_components(c_out: Array, c_in: Array, difficulty: Array, temperature: float) -> tuple[Array, Array, Array]:
+    """λ_out, λ_in and λ_D of Eq. 4, 5 and 7, float64[..., N] each; NaN entries get weight 1."""
+    signed = (np.asarray(c_out, float), -np.asarray(c_in, float), np.asarray(difficulty, float))
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise WeightingError(f"the temperature must be a positive number, not {temperature}")
+    out, inward, hard = (_scaled_softmax(score, temperature) for score in signed)
+    return out, inward, hard
+
+
+def visatb_weights(
+    c_out: Array, c_in: Array, difficulty: Array, temperature: float = 0.5, alpha: Sequence[float] = ALPHA
+) -> Array:
+    """λ_VisATB = α_out·λ_out + α_in·λ_in + α_D·λ_D, Eq. 8; float64[..., N], mean 1.
+
+    `alpha` = (out, in, difficulty), divided by its sum, which must be 1 within rounding ("0.33 0.33 0.33" will do).
+    """
+    shares = _shares(alpha)
+    parts = weight_components(c_out, c_in, difficulty, temperature)
+    return np.asarray(sum(share * part for share, part in zip(shares, parts, strict=True)))
+
+
+def auto_temperature(c_out: Array, c_in: Array, difficulty: Array, alpha: Sequence[float] = ALPHA) -> float:
+    """The smallest T ≥ 0.1 such that λ_VisATB stays within [0.5, 2] for every T' ≥ T (vectors float64[N])."""
+
+    def outside(temperature: float) -> bool:
+        weights = visatb_weights(c_out, c_in, difficulty, temperature, alpha)
+        return bool(weights.min() < WEIGHT_RANGE[0] or weights.max() > WEIGHT_RANGE[1])
+
+    # Scores that span r give weights within exp(±r/T): from r / ln 2 on all is well.
+    spans = [np.nanmax(score) - np.nanmin(score) for score in (c_out, c_in, difficulty) if np.isfinite(score).any()]
+    highest = max([LOWEST_TEMPERATURE, *(float(span) / np.log(2) for span in spans)])
+    grid = np.geomspace(LOWEST_TEMPERATURE, highest * 1.001, 2000)
+    crossings = [index for index, temperature in enumerate(grid) if outside(temperature)]
+    if not crossings:
+        return LOWEST_TEMPERATURE
+    low, high = float(grid[crossings[-1]]), float(grid[crossings[-1] + 1])
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if outside(middle) else (low, middle)
+    return high
+
+
+def _own(reached: Array, units: NDArray[np.int64]) -> Array:
+    return reached[..., units, np.arange(reached.shape[-1])]
+
+
+def _mean(values: Array) -> Array:
+    """Mean over the last axis without NaN; NaN where nothing is left."""
+    there = np.isfinite(values)
+    count = there.sum(axis=-1)
+    return np.where(count == 0, np.nan, np.where(there, values, 0).sum(axis=-1) / np.maximum(count, 1))
+
+
+def _scaled_softmax(score: Array, temperature: float) -> Array:
+    there = np.isfinite(score)
+    logits = np.where(there, score, -np.inf) / temperature
+    highest = np.where(there.any(axis=-1, keepdims=True), logits.max(axis=-1, keepdims=True), 0)
+    powers = np.exp(logits - highest)
+    total = np.maximum(powers.sum(axis=-1, keepdims=True), np.finfo(float).tiny)
+    return np.where(there, powers / total * there.sum(axis=-1, keepdims=True), 1.0)
+
+
+def _shares(alpha: Sequence[float]) -> Array:
+    shares = np.asarray(alpha, float)
+    if shares.shape != (3,) or not (shares >= 0).all() or abs(shares.sum() - 1) > 0.02:
+        raise WeightingError(f"the three α (out, in, difficulty) must be ≥ 0 and sum to 1, not {list(alpha)}")
+    return np.asarray(shares / shares.sum())
+
+
+# ---------------------------------------------------------------------------------------------- the validation matrix
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A validation matrix in arrays, with only what the chosen form needs (the rest NaN).
+
+    `models`: R names of rows ("mini", "plus_mini:GQA", …); `values`, `stderr`: float64[R, M]; `unit_of`: int[M];
+    `start`, `low`: row numbers; `reached`, `high`: N row numbers each; `order` lists the fixed tasks, too.
+    """
+
+    tasks: list[str]
+    units: list[str]
+    unit_of: NDArray[np.int64]
+    higher_is_better: NDArray[np.bool_]
+    models: list[str]
+    values: Array
+    stderr: Array
+    start: int
+    low: int
+    reached: list[int]
+    high: list[int]
+    order: list[str]
+    fixed: dict[str, float]
+    groups: dict[str, list[str]] | None
+
+    def needed(self) -> NDArray[np.bool_]:
+        """bool[R, M], true if the form reads the cell."""
+        mask = np.zeros(self.values.shape, dtype=bool)
+        mask[[self.start, self.low, *self.reached]] = True
+        mask[np.asarray(self.high)[self.unit_of], np.arange(len(self.tasks))] = True
+        return mask
+
+    def denominators(self, values: Array) -> Array:
+        """V_j(j+mini) − V_j(mini), turned so that a gain is positive; float64[..., M]."""
+        gain = _own(values[..., self.reached, :], self.unit_of) - values[..., self.start, :]
+        return np.where(self.higher_is_better, gain, -gain)
+
+
+def build_problem(
+    matrix: Mapping[str, Any],
+    form: str = "standard",
+    difficulty: str = "real",
+    groups: Mapping[str, Sequence[str]] | None = None,
+    fixed: Mapping[str, float] | None = None,
+) -> Problem:
+    """Check a validation matrix (its file's content) and lay it out in arrays; WeightingError names what is wrong."""
+    order = _names(matrix.get("tasks"), "the matrix's `tasks`")
+    fixed = dict(fixed or {})
+    tasks = [task for task in order if task not in fixed]
+    groups = groups if groups is not None else matrix.get("groups")
+    members = _check_groups(groups, tasks) if groups else {task: [task] for task in tasks}
+    units = list(members)
+    if len(units) < 2:
+        raise WeightingError(f"weights need at least two tasks or groups beside the fixed ones, not {len(units)}")
+    proxies, start = ("single", "base") if form == "simple" else ("plus_mini", "mini")
+    precise = form == "simple" or difficulty == "precise"
+    models = [start, *(f"{proxies}:{unit}" for unit in units)]
+    if precise:
+        models += ["single_mini"] + ([] if form == "simple" else [f"single:{unit}" for unit in units])
+    known = {*order, *units}
+    higher = matrix.get("higher_is_better", {})
+    if not isinstance(higher, dict) or not all(isinstance(flag, bool) for flag in higher.values()):
+        raise WeightingError("the matrix's `higher_is_better` must map task names to true or false")
+    return Problem(
+        tasks=tasks,
+        units=units,
+        unit_of=np.array([next(k for k, unit in enumerate(units) if task in members[unit]) for task in tasks]),
+        higher_is_better=np.array([higher.get(task, True) for task in tasks]),
+        models=models,
+        values=_cells(matrix, "the matrix", models, tasks, known),
+        stderr=_cells(matrix.get("stderr", {}), "the matrix's `stderr`", models, tasks, known),
+        start=0,
+        low=models.index("single_mini") if precise else 0,
+        reached=[models.index(f"{proxies}:{unit}") for unit in units],
+        high=[models.index(f"{'single' if precise else proxies}:{unit}") for unit in units],
+        order=order + [task for task in fixed if task not in order],
+        fixed=fixed,
+        groups={unit: list(names) for unit, names in members.items()} if groups else None,
+    )
+
+
+def _names(value: Any, what: str) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
+        raise WeightingError(f"{what} must be a non-empty list of names")
+    if len(set(value)) != len(value):
+        raise WeightingError(f"{what} has a name twice: {value}")
+    return value
+
+
+def _check_groups(groups: Any, tasks: list[str]) -> dict[str, list[str]]:
+    if not isinstance(groups, Mapping):
+        raise WeightingError("groups must be an object {group: [tasks]}")
+    members = {name: _names(list(names), f"group {name!r}") for name, names in groups.items()}
+    listed = [task for names in members.values() for task in names]
+    for task in tasks:
+        if listed.count(task) != 1:
+            raise WeightingError(f"task {task!r} must be in exactly one group; it is in {listed.count(task)}")
+    unknown = sorted(set(listed) - set(tasks))
+    if unknown:
+        raise WeightingError(f"groups name what is no task to be weighed: {unknown}; tasks: {tasks}")
+    return members
+
+
+def _cells(source: Any, what: str, models: list[str], tasks: list[str], known: set[str]) -> Array:
+    """The cells of `models` out of a nested object, float64[R, M]; NaN where there is none (or null)."""
+    cells = np.full((len(models), len(tasks)), np.nan)
+    for row, model in enumerate(models):
+        kind, _, unit = model.partition(":")
+        entry = _entry(source, kind, what, known)
+        if unit:
+            entry = _entry(entry, unit, f"{what}, `{kind}`", known)
+        for name, value in entry.items():
+            if name not in known:
+                raise WeightingError(f"{what}, `{model}` names unknown {name!r}; known: {sorted(known)}")
+            if name in tasks and value is not None:
+                cells[row, tasks.index(name)] = _number(value, f"{what}: {model} on {name}")
+    return cells
+
+
+def _entry(source: Any, key: str, what: str, known: set[str]) -> Mapping[str, Any]:
+    entry = source.get(key, {}) if isinstance(source, Mapping) else source
+    if not isinstance(source, Mapping) or not isinstance(entry, Mapping):
+        raise WeightingError(f"{what}: `{key}` must stand in an object and be one ({{task: number}})")
+    return entry
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        raise WeightingError(f"{what} must be a finite number, not {value!r}")
+    return float(value)
+
+
+# ---------------------------------------------------------------------------------------------- solving it
+
+
+def solve(problem: Problem, values: Array, on_degenerate: str, noise: Array) -> tuple[Array, Array]:
+    """Contributions float64[..., N, N] and difficulties float64[..., N] of figures float64[..., R, M].
+
+    A column without a positive denominator, or with a missing cell, is NaN and so out of every mean; `noise`:
+    float64[M], standard error of each denominator, which `clip` raises to twice that.
+    """
+    gain = problem.denominators(values)
+    if on_degenerate == "clip":
+        gain = np.fmax(gain, 2 * noise)
+    missing = (np.isnan(values) & problem.needed()).any(axis=-2)
+    gain = np.where((gain > 0) & ~missing, gain, np.nan)
+    signed = np.where(problem.higher_is_better, gain, -gain)
+    reached, start = values[..., problem.reached, :], values[..., problem.start, :]
+    matrix = contributions(reached, start, problem.unit_of, signed)
+    high = _own(values[..., problem.high, :], problem.unit_of)
+    hard = difficulties(values[..., problem.low, :], high, list(problem.higher_is_better), problem.unit_of)
+    return matrix, hard
+
+
+def check_degenerate(problem: Problem, on_degenerate: str, noise: Array) -> None:
+    """Name every missing cell, denominator that is not positive or is lost in noise, and undefined difficulty.
+
+    WeightingError for what `on_degenerate` (error, drop, clip) does not mend, a warning for the rest.
+    """
+    fatal: list[str] = []
+    mended: list[str] = []
+    for row, column in np.argwhere(np.isnan(problem.values) & problem.needed()):
+        text = f"no figure of {problem.models[row]} on {problem.tasks[column]}"
+        (mended if on_degenerate == "drop" else fatal).append(text)
+    gains = problem.denominators(problem.values)
+    own = _own(problem.values[problem.reached], problem.unit_of)
+    for task, unit, gain, end, begin, spread in zip(
+        problem.tasks, problem.unit_of, gains, own, problem.values[problem.start], noise, strict=True
+    ):
+        proxy, start = problem.models[problem.reached[unit]], problem.models[problem.start]
+        text = f"{task}: {proxy} gives {end:.6g}, {start} {begin:.6g}, a gain of {gain:.6g}"
+        if gain <= 0:
+            mends = on_degenerate == "drop" or (on_degenerate == "clip" and spread > 0)
+            hint = " (clip needs standard errors)" if on_degenerate == "clip" and not mends else ""
+            (mended if mends else fatal).append(f"{text}, which is no gain{hint}")
+        elif gain < 2 * spread:
+            logger.warning("%s, which is within two standard errors (%.6g)", text, 2 * spread)
+    high = _own(problem.values[problem.high], problem.unit_of)
+    divisor = np.where(problem.higher_is_better, high, problem.values[problem.low])
+    for task, value in zip(problem.tasks, divisor, strict=True):
+        if value <= 0:
+            text = f"{task}: its difficulty divides by {value:.6g}"
+            (mended if on_degenerate == "drop" else fatal).append(text)
+    if fatal:
+        hint = "" if on_degenerate == "drop" else "; more data for that proxy, or --on_degenerate drop, would mend it"
+        raise WeightingError(f"degenerate: {'; '.join(fatal)}{hint}")
+    for text in mended:
+        logger.warning("%s: %s", "column left out" if on_degenerate == "drop" else "denominator raised", text)
+
+
+def _pairs(problem: Problem, column: int, samples: Samples) -> Array | None:
+    """Per-sample values and weights of the cells needed in a column, float64[2, rows, n]; None if any is not there."""
+    found = samples.get(problem.tasks[column], {})
+    rows = np.flatnonzero(problem.needed()[:, column])
+    if not all(problem.models[row] in found for row in rows):
+        return None
+    return np.stack([found[problem.models[row]] for row in rows], axis=1)
+
+
+def denominator_noise(problem: Problem, samples: Samples) -> Array:
+    """Standard error of every denominator, float64[M]: paired over per-sample scores, else from the cells' own."""
+    own = _own(problem.stderr[problem.reached], problem.unit_of)
+    noise = np.hypot(own, problem.stderr[problem.start])
+    for column, unit in enumerate(problem.unit_of):
+        pairs = _pairs(problem, column, samples)
+        if pairs is None or pairs.shape[-1] < 2:
+            continue
+        rows = list(np.flatnonzero(problem.needed()[:, column]))
+        (values, weights), n = pairs, pairs.shape[-1]
+        means = (values * weights).sum(axis=1) / weights.sum(axis=1)
+        errors = weights * (values - means[:, None]) / weights.mean(axis=1)[:, None]
+        gains = errors[rows.index(problem.reached[unit])] - errors[rows.index(problem.start)]
+        noise[column] = np.sqrt((gains**2).sum() / (n - 1) / n)
+    return noise
+
+
+def draw(problem: Problem, samples: Samples, count: int, seed: int) -> Array | None:
+    """`count` bootstrap matrices, float64[B, R, M]; None where nothing says how sure a figure is.
+
+    A task with per-sample scores of all models has its questions drawn anew, the same ones for every model; the
+    others get independent normal errors of their standard errors.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = np.repeat(problem.values[None], count, axis=0)
+    for column, task in enumerate(problem.tasks):
+        rows = np.flatnonzero(problem.needed()[:, column])
+        pairs = _pairs(problem, column, samples)
+        if pairs is not None:
+            (values, weights), n = pairs, pairs.shape[-1]
+            for index in range(count):
+                picked = np.bincount(rng.integers(n, size=n), minlength=n)
+                drawn[index, rows, column] = (values * weights) @ picked / np.maximum(weights @ picked, 1e-300)
+            continue
+        there = rows[np.isfinite(problem.values[rows, column])]
+        spread = problem.stderr[there, column]
+        if not np.isfinite(spread).all():
+            logger.warning("no intervals: standard errors or per-sample scores are missing on %s", task)
+            return None
+        drawn[:, there, column] += rng.normal(size=(count, len(there))) * spread
+    return drawn
+
+
+# ---------------------------------------------------------------------------------------------- all of it together
+
+
+def weigh(
+    matrix: Mapping[str, Any],
+    *,
+    form: str = "standard",
+    difficulty: str = "real",
+    temperature: float | str = 0.5,
+    alpha: Sequence[float] = ALPHA,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    on_degenerate: str = "error",
+    bootstrap: int = 1000,
+    seed: int = 0,
+    samples: Samples | None = None,
+) -> dict[str, Any]:
+    """The weights file's content for a validation matrix (both as JSON objects); the arguments are the command's.
+
+    `samples` are per-sample scores, float64[2, n] (values and their weights) by task and model. WeightingError where
+    the matrix is not fit for it; what is doubtful is logged as a warning.
+    """
+    problem, samples = build_problem(matrix, form, difficulty, groups, fixed), samples or {}
+    noise = denominator_noise(problem, samples)
+    check_degenerate(problem, on_degenerate, noise)
+    c, hard = solve(problem, problem.values, on_degenerate, noise)
+    c_out, c_in = mean_contributions(c)
+    if not np.isfinite(c_out).all():
+        raise WeightingError("degenerate: so many columns are left out that no C_out remains")
+    chosen = auto_temperature(c_out, c_in, hard, alpha) if temperature == "auto" else float(temperature)
+    weights = visatb_weights(c_out, c_in, hard, chosen, alpha)
+    by_task = dict(zip(problem.tasks, weights[problem.unit_of].tolist(), strict=True)) | problem.fixed
+    shares = _shares(alpha)
+    ranges = {t: visatb_weights(c_out, c_in, hard, t, alpha) for t in sorted({*SHOWN_TEMPERATURES, chosen})}
+    content: dict[str, Any] = {
+        "tasks": problem.order,
+        "weights": {task: by_task[task] for task in problem.order},
+        "components": {
+            name: _by_unit(problem, part)
+            for name, part in zip(COMPONENTS, weight_components(c_out, c_in, hard, chosen), strict=True)
+        },
+        "contributions": [[_plain(value) for value in row] for row in c],
+        "mean_contributions": {"out": _by_unit(problem, c_out), "in": _by_unit(problem, c_in)},
+        "difficulties": _by_unit(problem, hard),
+        "temperature": chosen,
+        "temperature_ranges": {f"{t:.6g}": [float(w.min()), float(w.max())] for t, w in ranges.items()},
+        "alpha": dict(zip(COMPONENTS, shares.tolist(), strict=True)),
+        "form": form,
+        "difficulty_form": "precise" if form == "simple" else difficulty,
+    }
+    if problem.groups:
+        content["groups"] = problem.groups
+    drawn = draw(problem, samples, bootstrap, seed) if bootstrap else None
+    if drawn is not None:
+        content["intervals"] = _intervals(problem, drawn, on_degenerate, noise, chosen, alpha)
+    for unit, weight in zip(problem.units, weights, strict=True):
+        if not WEIGHT_RANGE[0] <= weight <= WEIGHT_RANGE[1]:
+            logger.warning("%s: weight %.4f is outside [0.5, 2]; a higher temperature would mend it", unit, weight)
+    return content
+
+
+def _intervals(
+    problem: Problem, drawn: Array, on_degenerate: str, noise: Array, temperature: float, alpha: Sequence[float]
+) -> dict[str, Any]:
+    matrix, hard = solve(problem, drawn, on_degenerate, noise)
+    c_out, c_in = mean_contributions(matrix)
+    usable = np.isfinite(c_out).all(axis=-1)
+    if on_degenerate == "error":
+        usable &= (problem.denominators(drawn) > 0).all(axis=-1) & np.isfinite(hard).all(axis=-1)
+    if not usable.all():
+        logger.warning("%.1f%% of the bootstrap draws are degenerate and left out", 100 * (1 - usable.mean()))
+    if not usable.any():
+        return {}
+    weights = visatb_weights(c_out[usable], c_in[usable], hard[usable], temperature, alpha)
+    low, high = np.percentile(weights, [2.5, 97.5], axis=0)
+    above = (weights > 1).mean(axis=0)
+    return {
+        task: {"low": float(low[unit]), "high": float(high[unit]), "level": 0.95, "share_above_1": float(above[unit])}
+        for task, unit in zip(problem.tasks, problem.unit_of, strict=True)
+    }
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _by_unit(problem: Problem, values: Array) -> dict[str, float | None]:
+    return {unit: _plain(value) for unit, value in zip(problem.units, values, strict=True)}
+
+
+def report(matrix: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    """The matrix and the weights file's content as tables for readers."""
+    units, columns = list(content["difficulties"]), content["tasks"]
+    cells = [
+        (f"{kind}:{unit}" if unit else kind, [entry.get(task) for task in columns])
+        for kind in ("base", "mini", "plus_mini", "single", "single_mini")
+        for unit, entry in _rows(matrix.get(kind, {}))
+    ]
+    parts = content["components"], content["mean_contributions"]
+    per_unit = {f"λ_{name}": list(parts[0][name].values()) for name in COMPONENTS}
+    per_unit |= {f"C_{name}": list(parts[1][name].values()) for name in ("out", "in")}
+    per_unit |= {"D": list(content["difficulties"].values())}
+    lines = ["Validation figures", *_table(columns, cells)]
+    lines += [
+        "",
+        "Contributions (row to column)",
+        *_table(units, list(zip(units, content["contributions"], strict=True))),
+    ]
+    lines += ["", "Means, difficulties and weight components", *_table(units, list(per_unit.items()))]
+    weights = [("λ_VisATB", [content["weights"][task] for task in columns])]
+    intervals = content.get("intervals", {})
+    for key, label in (("low", "95% from"), ("high", "95% to"), ("share_above_1", "share > 1")):
+        if intervals:
+            weights.append((label, [intervals.get(task, {}).get(key) for task in columns]))
+    lines += ["", f"Weights at T = {content['temperature']:.4g}", *_table(columns, weights)]
+    lines += ["", "Range of the weights by temperature (the paper advises the lowest T that keeps 0.5 to 2.0)"]
+    lines += [f"  T = {t:<8} {low:.4f} to {high:.4f}" for t, (low, high) in content["temperature_ranges"].items()]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "--task_names " + " ".join(columns),
+            "--visatb_weights " + " ".join(f"{content['weights'][task]:.4f}" for task in columns),
+        ]
+    )
+
+
+def _rows(entry: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    nested = all(isinstance(value, Mapping) for value in entry.values())
+    return entry.items() if nested else [("", entry)]
+
+
+def _table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None]]]) -> list[str]:
+    first = max((len(name) for name, _ in rows), default=0)
+    widths = [max(8, len(name)) for name in columns]
+    lines = ["  ".join(["", " " * first, *(name.rjust(width) for name, width in zip(columns, widths, strict=True))])]
+    for name, values in rows:
+        texts = ["-" if value is None else f"{value:.4f}" for value in values]
+        lines.append("  ".join(["", name.ljust(first), *(t.rjust(w) for t, w in zip(texts, widths, strict=True))]))
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------- files and command line
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; WeightingError names the file where there is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise WeightingError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise WeightingError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise WeightingError(f"{path}: must hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` to `path` whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise WeightingError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fixed(text: str) -> tuple[str, float]:
+    name, _, number = text.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = -1.0
+    if not name or not 0 <= weight < np.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not TASK=WEIGHT with a weight of 0 or more")
+    return name, weight
+
+
+def _temperature(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Task weights from a validation matrix (VisATB, Eq. 3-8).")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("matrix", nargs="?", type=Path, metavar="MATRIX.json", help="validation matrix")
+    source.add_argument("--scores", type=Path, metavar="DIR", help="collect the score files under DIR instead")
+    parser.add_argument("--task_names", nargs="+", metavar="TASK", help="tasks and their order (with --scores)")
+    parser.add_argument("--split", default="val", help="split of the score files (default: val)")
+    parser.add_argument("--temperature", type=_temperature, default=0.5, metavar="T|auto")
+    for name, value in zip(COMPONENTS, ALPHA, strict=True):
+        parser.add_argument(f"--alpha-{name}", type=float, default=value, help=f"share of λ_{name} (default: {value})")
+    parser.add_argument("--form", choices=("standard", "simple"), default="standard", help="Eq. 3-6, or Eq. 10-11")
+    parser.add_argument("--difficulty", choices=("real", "precise"), default="real", help="Eq. 6, or Eq. 12")
+    parser.add_argument("--groups", type=Path, metavar="F", help="JSON object {group: [tasks]}")
+    parser.add_argument("--fixed", type=_fixed, nargs="+", action="extend", default=[], metavar="TASK=WEIGHT")
+    parser.add_argument("--on_degenerate", choices=("error", "drop", "clip"), default="error")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="B", help="draws for the intervals; 0: none")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument(
+        "--output", type=Path, metavar="F", help="write the weights file (with --scores the matrix, too)"
+    )
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> str:
+    samples: Samples = {}
+    groups = read_json(arguments.groups) if arguments.groups else None
+    if arguments.scores:
+        from eval.collect import collect  # the score files' own reader; this file stands alone for a matrix
+
+        matrix, samples = collect(arguments.scores, arguments.split, arguments.task_names, groups)
+    else:
+        matrix = read_json(arguments.matrix)
+    alpha = [getattr(arguments, f"alpha_{name}") for name in COMPONENTS]
+    options = {
+        key: getattr(arguments, key)
+        for key in ("form", "difficulty", "temperature", "on_degenerate", "bootstrap", "seed")
+    }
+    content = weigh(matrix, alpha=alpha, groups=groups, fixed=dict(arguments.fixed), samples=samples, **options)
+    if arguments.output:
+        if arguments.scores:
+            write_json(arguments.output.with_name(f"{arguments.output.stem}.matrix.json"), matrix)
+        write_json(arguments.output, content)
+    return report(matrix, content)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status (0, or 2 for bad input)."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    arguments = _parser().parse_args(argv)
+    try:
+        text = _run(arguments)
+    except ValueError as error:
+        print(f"error: {arguments.matrix or arguments.scores}: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
