@@ -114,7 +114,8 @@ class _TargetHead:
         """What the model made of the head's output → cross-entropy [n] of the valid targets."""
         assert self._labels is not None
         if self._chunked is not None:
-            if head_output is not self._chunked:
+            # By value, not identity: DeepSpeed puts a node of its own behind the head's output.
+            if not torch.equal(head_output.detach(), self._chunked.detach()):
                 raise ValueError("this model changes its logits after the output head: use --loss_impl select")
             return head_output
         mask = valid_targets(self._labels).to(head_output.device)

@@ -1,4 +1,4 @@
-"""An independent, plain float64 training loop: full logits, one batch per step, λ written out from the method's table."""
+"""An independent, plain float64 training loop: full logits, one batch per step, λ written out as in the table."""
 
 from __future__ import annotations
 

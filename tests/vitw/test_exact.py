@@ -38,7 +38,7 @@ def launch(tmp_path: Path, jobs: list[dict[str, Any]], processes: int = 2) -> No
         text=True,
         check=False,
     )
-    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.returncode == 0, result.stderr[-12000:]
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_resume_equals_straight(method, use_lora, tmp_path):
     assert resumed.state.global_step == 16
     assert largest_difference(parameters(resumed.model), parameters(straight.model)) == 0
     assert resumed._step_weights.tolist() == straight._step_weights.tolist()
-    assert abs(straight._step_weights - 1).max() > 0.01
+    assert abs(straight._step_weights - 1).max() > 1e-3
 
 
 def test_resume_of_two_processes_equals_straight(tmp_path):

@@ -111,7 +111,7 @@ def test_arguments_are_checked():
         lambda: ImprovableGapBalancing(2, window=0),
         lambda: EqualWeighting(0),
     ):
-        with pytest.raises(ValueError, match="at least|above"):
+        with pytest.raises(ValueError, match=r"at least|above"):
             make()
     with pytest.raises(ValueError, match="keeps no state"):
         EqualWeighting(2).load_state_dict({"losses": []})

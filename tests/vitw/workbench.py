@@ -15,8 +15,15 @@ import numpy as np
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from transformers import PrinterCallback, TrainerCallback
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PrinterCallback,
+    TrainerCallback,
+)
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from transformers_patch.arguments import VitwTrainingArguments
 from transformers_patch.checkpoint import last_complete_checkpoint
@@ -123,10 +130,10 @@ def trainer(output_dir: str | Path, method: str = "EW", **options: Any) -> VitwT
         "disable_tqdm": True,
         "use_cpu": True,
     }
+    model = tiny_model(DTYPE)  # before the arguments: with ZeRO-3 in them, new models are born partitioned
     args = VitwTrainingArguments(**{**arguments, **options})
     num_units = len(TASKS) if units is None else max(units) + 1
     weights = GIVEN[:num_units] if method == "VisATB" else None
-    model = tiny_model(DTYPE)
     transformers.logging.set_verbosity_error()
     engine = VitwTrainer(
         lora(model) if use_lora else model,
@@ -179,6 +186,7 @@ def worker(jobs_file: str) -> None:
         if engine.is_world_process_zero():
             torch.save(state, folder / "parameters.pt")
             (folder / "log.json").write_text(json.dumps(engine.state.log_history))
+        unset_hf_deepspeed_config()  # else the next job's model is born partitioned too
 
 
 if __name__ == "__main__":
