@@ -1,0 +1,1 @@
+"""Multimodal models, their data and their training."""

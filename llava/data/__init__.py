@@ -1,0 +1,1 @@
+"""From instruction records in JSON to batches: templates, index, dataset, collator, order."""

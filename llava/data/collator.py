@@ -1,0 +1,151 @@
+"""From samples to a batch: padded rows, or samples packed end to end.
+
+Legend: B rows, S tokens of a row, R position rows (1, or 4 with rotary positions in three axes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llava.constants import IGNORE_INDEX
+from llava.data.template import image_ids
+from llava.data.tokens import expand_images
+
+if TYPE_CHECKING:
+    from llava.model.family import Processor
+
+Sample = dict[str, Any]
+"""`input_ids` and `labels` int64[s], `vitw_task_ids` int, and pixel inputs where the sample has images."""
+
+_TOKEN_KEYS = ("input_ids", "labels", "vitw_task_ids")
+
+
+class Collator:
+    """Makes a batch of samples.
+
+    Unpacked: `input_ids`, `labels`, `attention_mask` int64[B, S], `vitw_task_ids` int64[B], the pixel inputs of all
+    samples one after the other, and the family's further inputs per token.
+
+    Packed: rows of at most `model_max_length` tokens, each of several samples; no `attention_mask`; `vitw_task_ids`
+    int64[B, S]; `position_ids` int64[B, S] (int64[R, B, S] for R > 1) begin anew with each sample, and with the padding
+    at the end of a row. A row longer than `model_max_length` occurs only for a sample that is itself longer.
+
+    A batch without any image gets one more row (packed: one more sample) with a blank image, task 0 and no targets, so
+    that the vision tower and the projector take part on every process; under ZeRO-3 or DDP they would hang otherwise.
+    """
+
+    def __init__(self, processor: Processor, model_max_length: int, packing: bool = False) -> None:
+        self.processor = processor
+        self.model_max_length = model_max_length
+        self.packing = packing
+        pad = processor.tokenizer.pad_token_id
+        # Padding is masked, or a sequence of its own, and is never a target: any id that is no image serves.
+        self.pad_token_id = pad if pad is not None else processor.tokenizer.eos_token_id
+        if self.pad_token_id is None:
+            raise ValueError("the tokenizer has neither a padding nor an end token to pad rows with")
+        self._blank: Sample | None = None
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        samples = [_without_first_target(sample) for sample in samples]
+        if all(len(sample) == len(_TOKEN_KEYS) for sample in samples):
+            samples.append(self._blank_sample())
+        return self._packed(samples) if self.packing else self._padded(samples)
+
+    def _padded(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        size = max(len(sample["input_ids"]) for sample in samples)
+        input_ids = self._rows([sample["input_ids"] for sample in samples], size, self.pad_token_id)
+        lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
+        return {
+            "input_ids": input_ids,
+            "labels": self._rows([sample["labels"] for sample in samples], size, IGNORE_INDEX),
+            "attention_mask": (torch.arange(size) < lengths[:, None]).long(),
+            "vitw_task_ids": torch.tensor([sample["vitw_task_ids"] for sample in samples]),
+            **_pixels(samples),
+            **self.processor.row_inputs(input_ids),
+        }
+
+    def _packed(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        packs = [
+            [samples[i] for i in pack]
+            for pack in first_fit_decreasing([len(sample["input_ids"]) for sample in samples], self.model_max_length)
+        ]
+        size = max(sum(len(sample["input_ids"]) for sample in pack) for pack in packs)
+        input_ids = self._rows([_joined(pack, "input_ids") for pack in packs], size, self.pad_token_id)
+        positions = torch.stack([self._positions(pack, size) for pack in packs], dim=1)  # [R, B, S]
+        tasks = [
+            torch.cat([torch.full_like(sample["input_ids"], sample["vitw_task_ids"]) for sample in pack])
+            for pack in packs
+        ]
+        return {
+            "input_ids": input_ids,
+            "labels": self._rows([_joined(pack, "labels") for pack in packs], size, IGNORE_INDEX),
+            "vitw_task_ids": self._rows(tasks, size, 0),
+            "position_ids": positions[0] if len(positions) == 1 else positions,
+            **_pixels([sample for pack in packs for sample in pack]),
+            **self.processor.row_inputs(input_ids),
+        }
+
+    def _positions(self, pack: Sequence[Sample], size: int) -> Tensor:
+        """int64[R, S] of one packed row."""
+        parts = [self.processor.position_ids(sample["input_ids"], sample.get("image_grid_thw")) for sample in pack]
+        padding = size - sum(part.shape[1] for part in parts)
+        parts.append(torch.arange(padding).expand(parts[0].shape[0], padding))
+        return torch.cat(parts, dim=1)
+
+    def _blank_sample(self) -> Sample:
+        if self._blank is None:
+            image = self.processor.blank_image()
+            ids = image_ids(self.processor)
+            count = self.processor.num_image_tokens(image.height, image.width)
+            expanded = expand_images(ids, ids == self.processor.image_token_id, [count]).astype(np.int64)
+            self._blank = {
+                "input_ids": torch.from_numpy(expanded),
+                "labels": torch.full((len(expanded),), IGNORE_INDEX),
+                "vitw_task_ids": 0,
+                **self.processor.pixel_inputs([image]),
+            }
+        return self._blank
+
+    @staticmethod
+    def _rows(rows: Sequence[Tensor], size: int, filler: int) -> Tensor:
+        batch = torch.full((len(rows), size), filler, dtype=torch.int64)
+        for target, row in zip(batch, rows, strict=True):
+            target[: len(row)] = row
+        return batch
+
+
+def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices of `lengths` in packs of at most `capacity`; a longer one gets a pack of its own."""
+    packs: list[list[int]] = []
+    free: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = next((number for number, room in enumerate(free) if room >= lengths[index]), None)
+        if place is None:
+            packs.append([])
+            free.append(capacity)
+            place = len(packs) - 1
+        packs[place].append(index)
+        free[place] -= lengths[index]
+    return packs
+
+
+def _without_first_target(sample: Sample) -> Sample:
+    if sample["labels"][0] == IGNORE_INDEX:
+        return sample
+    labels = sample["labels"].clone()
+    labels[0] = IGNORE_INDEX
+    return {**sample, "labels": labels}
+
+
+def _joined(pack: Sequence[Sample], key: str) -> Tensor:
+    return torch.cat([sample[key] for sample in pack])
+
+
+def _pixels(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    names = dict.fromkeys(name for sample in samples for name in sample if name not in _TOKEN_KEYS)
+    return {name: torch.cat([sample[name] for sample in samples if name in sample]) for name in names}

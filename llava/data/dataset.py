@@ -1,0 +1,82 @@
+"""The training samples: tokens from the memory-mapped index, pixels from the image files.
+
+Legend: n samples, S tokens of one sample with each image's placeholder repeated.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
+
+from llava.data.errors import BadSampleError, DataError
+from llava.data.images import ImageFolder
+from llava.data.store import Sample, SampleStore
+from llava.data.tokens import expand_images, labels_from_runs
+
+if TYPE_CHECKING:
+    from llava.model.family import Processor
+
+
+class InstructionDataset(Dataset[dict[str, Any]]):
+    """The samples of an index.
+
+    `task_names` gives the order that task ids refer to; `task_ids` int32[n]; `lengths` int32[n], the tokens S of each
+    sample; `has_image` bool[n]. None of them opens an image.
+    """
+
+    def __init__(
+        self, index_path: str | os.PathLike[str], image_folder: str | os.PathLike[str] | None, processor: Processor
+    ) -> None:
+        self.store = SampleStore(index_path)
+        self.processor = processor
+        self.images = None if image_folder is None else ImageFolder(image_folder)
+        self.task_names: list[str] = list(self.store.summary["task_names"])
+        self.task_ids: NDArray[np.int32] = self.store.column("task_id")
+        self.lengths: NDArray[np.int32] = self.store.column("length")
+        self.has_image: NDArray[np.bool_] = self.store.has_image()
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`input_ids` and `labels` int64[S], `vitw_task_ids` int, and the pixel inputs of the images if any."""
+        index = range(len(self))[index]  # counts from the end too, and ends iteration
+        sample = self.store[index]
+        is_image = sample.input_ids == self.processor.image_token_id
+        labels = labels_from_runs(sample.input_ids, sample.target_runs)
+        item: dict[str, Any] = {
+            "input_ids": _to_tensor(expand_images(sample.input_ids, is_image, sample.image_tokens)),
+            "labels": _to_tensor(expand_images(labels, is_image, sample.image_tokens)),
+            "vitw_task_ids": sample.task_id,
+        }
+        if sample.images:
+            item.update(self.processor.pixel_inputs(self._open_images(sample)))
+        return item
+
+    def _open_images(self, sample: Sample) -> list[Image.Image]:
+        if self.images is None:
+            raise DataError(f"record {sample.record_id} has images, but no image folder is given")
+        opened = []
+        for path, size in zip(sample.images, sample.image_sizes.reshape(-1, 2), strict=True):
+            try:
+                image = self.images.open(path)
+            except BadSampleError as error:
+                raise DataError(f"record {sample.record_id}: {error.reason}: {error.detail}") from error
+            if (image.height, image.width) != tuple(size):
+                raise DataError(
+                    f"record {sample.record_id}: {path} has changed since the data were indexed "
+                    f"({size[1]} × {size[0]} pixels then, {image.width} × {image.height} now); delete the index "
+                    f"{self.store.folder} to build it again"
+                )
+            opened.append(image)
+        return opened
+
+
+def _to_tensor(tokens: NDArray[np.int32]) -> torch.Tensor:
+    return torch.from_numpy(tokens.astype(np.int64))

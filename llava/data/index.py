@@ -1,0 +1,261 @@
+"""Building the index: every record checked and tokenised once, before any model is loaded.
+
+The index depends on the content of the data files and on everything that shapes a sample, and is kept under a hash of
+both; a second run with the same data and settings finds it ready. Images are not read whole, only their headers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from llava.data.errors import REASONS, DataError
+from llava.data.images import stamp
+from llava.data.store import PROBLEMS_FILE, SUMMARY_FILE, SampleStore, SampleWriter, read_summary
+from llava.data.template import check_template
+from llava.data.work import BatchResult, IndexSettings, Problem, run_batches
+
+if TYPE_CHECKING:
+    from llava.model.family import Processor
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+_SHOWN_PROBLEMS = 20
+_PROBE_SIZES = ((28, 28), (336, 336), (480, 640), (640, 427), (1024, 1536), (100, 900))
+_DROPPED_QUIETLY = "no_target_left"  # cut to nothing by the maximum length: reported, but not a fault of the data
+
+
+def build_index(
+    data_paths: Sequence[str | os.PathLike[str]],
+    image_folder: str | os.PathLike[str] | None,
+    task_names: Sequence[str] | None,
+    processor: Processor,
+    template: str,
+    model_max_length: int,
+    cache_dir: str | os.PathLike[str],
+    bad_samples: Literal["error", "skip"] = "error",
+    file_tasks: Mapping[str, str] | None = None,
+    num_workers: int | None = None,
+) -> Path:
+    """The folder of the index of `data_paths`, built unless `cache_dir` has it already.
+
+    `task_names` fixes the order of tasks and allows no other; None takes the tasks as they come. `file_tasks` gives the
+    task of records that name none, by data file (its path, or its name). `num_workers` None uses every core for large
+    data. With `bad_samples="error"` any bad record raises DataError, which names the first ones together; with "skip"
+    they are left out, counted in the log and listed in the index folder. Records whose answers all lie beyond
+    `model_max_length` are left out, counted and listed either way.
+    """
+    check_template(template, processor.tokenizer)
+    if bad_samples not in ("error", "skip"):
+        raise ValueError(f"bad_samples must be 'error' or 'skip', not {bad_samples!r}")
+    if task_names is not None and (not task_names or len(set(task_names)) != len(task_names)):
+        raise ValueError(f"task names must be given once each: {', '.join(task_names) or 'none'}")
+    paths = [Path(path) for path in data_paths]
+    settings = IndexSettings(
+        image_folder=None if image_folder is None else os.path.abspath(image_folder),
+        task_names=None if task_names is None else tuple(task_names),
+        template=template,
+        model_max_length=model_max_length,
+        processor=processor,
+        file_tasks=tuple(_tasks_of_files(paths, file_tasks or {})),
+    )
+    key, described = _describe(paths, settings, bad_samples)
+    target = Path(cache_dir) / f"index-{key}"
+    if target.is_dir() and _is_current(target, settings.image_folder):
+        logger.info("data index %s is ready", target)
+        _report(read_summary(target), target)
+        return target
+    _build(paths, settings, described, bad_samples, target, num_workers)
+    _report(read_summary(target), target)
+    return target
+
+
+def _tasks_of_files(paths: Sequence[Path], file_tasks: Mapping[str, str]) -> Iterator[str | None]:
+    names = {name for path in paths for name in (str(path), str(path.resolve()), path.name)}
+    if unknown := sorted(set(file_tasks) - names):
+        raise DataError(f"a task is given for {', '.join(unknown)}, which is not among the data files")
+    for path in paths:
+        given = [file_tasks.get(name) for name in (str(path), str(path.resolve()), path.name)]
+        yield next((task for task in given if task is not None), None)
+
+
+def _describe(paths: Sequence[Path], settings: IndexSettings, bad_samples: str) -> tuple[str, dict[str, Any]]:
+    """The key that the index is kept under, and what it stands for."""
+    described = {
+        "format": _FORMAT,
+        "files": [{"path": str(path), **_hash_file(path)} for path in paths],
+        "file_tasks": settings.file_tasks,
+        "image_folder": settings.image_folder,
+        "task_names": settings.task_names,
+        "template": settings.template,
+        "model_max_length": settings.model_max_length,
+        "bad_samples": bad_samples,
+        "processor": _fingerprint(settings.processor),
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:20], described
+
+
+def _hash_file(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
+    except OSError as error:
+        raise DataError(f"data file {path} cannot be read: {error}") from error
+
+
+def _fingerprint(processor: Processor) -> str:
+    """A hash of what a processor does to text and to image sizes."""
+    tokenizer = processor.tokenizer
+    sizes = []
+    for height, width in _PROBE_SIZES:
+        try:
+            sizes.append(processor.num_image_tokens(height, width))
+        except ValueError:  # a family may refuse extreme shapes
+            sizes.append(-1)
+    parts = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer("a").input_ids]
+    parts += [processor.image_text, processor.image_token_id, sizes]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _is_current(folder: Path, image_folder: str | None) -> bool:
+    """Whether the images are still as the index found them: those in use are there, those left out unchanged."""
+    store = SampleStore(folder)
+    with open(folder / PROBLEMS_FILE, encoding="utf-8") as problems:
+        for problem in map(json.loads, problems):
+            if problem["image"] is not None and stamp(image_folder, problem["image"]) != problem["stamp"]:
+                logger.info("%s has changed; the data index is built again", problem["image"])
+                return False
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+        return all(pool.map(lambda paths: _all_exist(image_folder, paths), store.images()))
+
+
+def _all_exist(image_folder: str | None, paths: list[str]) -> bool:
+    folder = image_folder or "."
+    for path in dict.fromkeys(paths):
+        if not os.path.exists(os.path.join(folder, path)):
+            logger.info("%s is gone; the data index is built again", path)
+            return False
+    return True
+
+
+def _build(
+    paths: Sequence[Path],
+    settings: IndexSettings,
+    described: dict[str, Any],
+    bad_samples: str,
+    target: Path,
+    num_workers: int | None,
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".index-") as temporary:
+        folder = Path(temporary) / "index"
+        folder.mkdir()
+        builder = _Builder(folder, settings, bad_samples)
+        total = sum(path.stat().st_size for path in paths)
+        bar = tqdm(total=total, unit="B", unit_scale=True, desc="data index", disable=None)
+        with bar, builder.writer, open(folder / PROBLEMS_FILE, "w", encoding="utf-8") as problems:
+            for result in run_batches(paths, settings, total, num_workers):
+                builder.add(result, problems)
+                bar.update(result.num_bytes)
+        summary = builder.summary() | {"settings": described}
+        (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        if target.exists():
+            os.replace(target, Path(temporary) / "outdated")
+        try:
+            os.rename(folder, target)
+        except OSError:
+            if not target.is_dir():  # else another process finished the same index first
+                raise
+
+
+class _Builder:
+    """Gathers the results of batches into the index folder."""
+
+    def __init__(self, folder: Path, settings: IndexSettings, bad_samples: str) -> None:
+        self.writer = SampleWriter(folder)
+        self.settings = settings
+        self.stop_at_problem = bad_samples == "error"
+        self.task_ids = {name: number for number, name in enumerate(settings.task_names or ())}
+        self.per_task: dict[str, Counter[str]] = {}
+        self.skipped: Counter[str] = Counter()
+        self.changed: Counter[str] = Counter()
+        self.fatal: list[Problem] = []
+
+    def add(self, result: BatchResult, problems: IO[str]) -> None:
+        for problem in result.problems:
+            self.skipped[problem.reason] += 1
+            problems.write(json.dumps(problem.as_dict(self.settings.image_folder), ensure_ascii=False) + "\n")
+            if self.stop_at_problem and problem.reason != _DROPPED_QUIETLY:
+                self.fatal.append(problem)
+        if len(self.fatal) >= _SHOWN_PROBLEMS:
+            raise _error(self.fatal, at_least=True)
+        for task, counts in result.per_task.items():
+            self.task_ids.setdefault(task, len(self.task_ids))
+            self.per_task.setdefault(task, Counter()).update(counts)
+        self.changed.update(result.changed)
+        task_ids = pa.array([self.task_ids[task] for task in result.tasks], pa.int32())
+        self.writer.write(result.rows.set_column(1, "task_id", task_ids))
+
+    def summary(self) -> dict[str, Any]:
+        if self.fatal:
+            raise _error(self.fatal, at_least=False)
+        total = sum(counts["samples"] for counts in self.per_task.values())
+        if not total:
+            left_out = ", ".join(f"{reason}: {count}" for reason, count in self.skipped.items()) or "no records at all"
+            raise DataError(f"the data files hold no usable sample ({left_out})")
+        return {
+            "num_samples": total,
+            "task_names": list(self.task_ids),
+            "per_task": {task: dict(self.per_task.get(task, Counter())) for task in self.task_ids},
+            "skipped": dict(self.skipped),
+            "truncated_samples": self.changed["truncated_samples"],
+            "truncated_images": self.changed["truncated_images"],
+        }
+
+
+def _error(problems: Sequence[Problem], at_least: bool) -> DataError:
+    count = f"{len(problems)} or more" if at_least else str(len(problems))
+    lines = [f"{count} bad records:"] + [f"  {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
+    reasons = dict.fromkeys(problem.reason for problem in problems)
+    lines += ["To mend:"] + [f"  {reason}: {REASONS[reason]}" for reason in reasons]
+    lines.append("With bad_samples=skip such records are left out, counted and listed.")
+    return DataError("\n".join(lines))
+
+
+def _report(summary: Mapping[str, Any], folder: Path) -> None:
+    """Say what the index holds and what it leaves out."""
+    logger.info("data index: %d samples", summary["num_samples"])
+    for task, counts in summary["per_task"].items():
+        if not counts:
+            logger.warning("task %s has no sample in the data", task)
+        else:
+            logger.info("  %s: %d samples, %d target tokens", task, counts["samples"], counts["target_tokens"])
+    if summary["truncated_samples"]:
+        images = summary["truncated_images"]
+        logger.warning(
+            "%d samples are cut to the maximum length (%d images go with it)", summary["truncated_samples"], images
+        )
+    for reason, count in sorted(cast("dict[str, int]", summary["skipped"]).items()):
+        logger.warning("%d records left out, %s; listed in %s", count, reason, folder / PROBLEMS_FILE)
+
+
+def copy_problems(index: str | os.PathLike[str], target: str | os.PathLike[str]) -> int:
+    """Copy the list of records left out to `target`, whole or not at all; returns how many there are."""
+    source, target = Path(index) / PROBLEMS_FILE, Path(target)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+    return sum(read_summary(Path(index))["skipped"].values())

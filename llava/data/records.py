@@ -1,0 +1,171 @@
+"""Reading instruction records, one at a time, and checking what can be checked without a tokenizer.
+
+A record is `{"id": ..., "task": ..., "image": path or [paths], "conversations": [{"from", "value"}, ...]}`; a file is a
+JSON array of records or JSONL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple
+
+import ijson
+
+from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.data.errors import BadSampleError, DataError
+
+_BUFFER = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class RawRecord(NamedTuple):
+    """One record as it stands in the file; `position` counts from 0, `offset` is how many bytes are read so far."""
+
+    position: int
+    content: Any
+    offset: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A checked record. `turns` alternate human and gpt; `images` are relative paths, one per `<image>` in them."""
+
+    record_id: str
+    task: str
+    turns: list[dict[str, str]]
+    images: list[str]
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[RawRecord]:
+    """The records of one file in order, holding one at a time. Raises DataError where the file is no such file."""
+    try:
+        with open(path, "rb", buffering=_BUFFER) as file:
+            first = _first_byte(file)
+            if first == b"[":
+                yield from _read_array(path, file)
+            elif first == b"{":
+                yield from _read_lines(path, file)
+            else:
+                found = f"begins with {first!r}" if first else "is empty"
+                raise DataError(f"{path} {found}; it must be a JSON array of records, or one JSON record per line")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _first_byte(file: BinaryIO) -> bytes:
+    """The first byte that is not white space; leaves the file where the JSON begins."""
+    if file.read(3) != _BYTE_ORDER_MARK:
+        file.seek(0)
+    start = file.tell()
+    while (byte := file.read(1)).isspace():
+        pass
+    file.seek(start)
+    return byte
+
+
+def _read_array(path: str | os.PathLike[str], file: BinaryIO) -> Iterator[RawRecord]:
+    position = -1
+    try:
+        for position, content in enumerate(ijson.items(file, "item", use_float=True, buf_size=_BUFFER)):
+            yield RawRecord(position, content, file.tell())
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        cut = isinstance(error, ijson.IncompleteJSONError) and file.read(1) == b""
+        problem = "is cut off or broken" if cut else "is not valid JSON"
+        raise DataError(
+            f"{path} {problem} after {position + 1} complete records ({_one_line(error)}); "
+            "fetch or write the file again"
+        ) from error
+
+
+def _read_lines(path: str | os.PathLike[str], file: BinaryIO) -> Iterator[RawRecord]:
+    position = 0
+    for number, line in enumerate(file, start=1):
+        if line.isspace():
+            continue
+        try:
+            content = json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"{path}, line {number}: not a whole JSON record ({_one_line(error)}); "
+                "each line must hold one record, and the last one may be cut off"
+            ) from error
+        yield RawRecord(position, content, file.tell())
+        position += 1
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def record_name(content: Any, position: int) -> str:
+    """The record's id, or its place in the file where it has none."""
+    if isinstance(content, dict) and content.get("id") is not None:
+        return str(content["id"])
+    return f"#{position}"
+
+
+def check_record(raw: RawRecord, file_task: str | None, task_names: Collection[str] | None) -> Record:
+    """The record in checked form; raises BadSampleError.
+
+    `file_task` is the task of records that name none; `task_names` the tasks allowed, None for any.
+    """
+    content = raw.content
+    if not isinstance(content, dict):
+        raise BadSampleError("not_a_record", f"found a {type(content).__name__}")
+    task = _task(content, file_task, task_names)
+    turns = _turns(content.get("conversations"))
+    images = _images(content.get("image"))
+    marks = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in turns)
+    if marks != len(images):
+        raise BadSampleError(
+            "image_count_mismatch", f"{marks} {DEFAULT_IMAGE_TOKEN} in the turns, {len(images)} images"
+        )
+    return Record(record_name(content, raw.position), task, turns, images)
+
+
+def _task(content: dict[str, Any], file_task: str | None, task_names: Collection[str] | None) -> str:
+    task = content.get("task", file_task)
+    if task is None or task == "":
+        raise BadSampleError("missing_task", "the record names no task")
+    if not isinstance(task, str) or (task_names is not None and task not in task_names):
+        known = f"; tasks are {', '.join(task_names)}" if task_names else ""
+        raise BadSampleError("unknown_task", f"task {task!r}{known}")
+    return task
+
+
+def _turns(conversations: Any) -> list[dict[str, str]]:
+    if not isinstance(conversations, list) or not conversations:
+        raise BadSampleError("bad_conversation", "`conversations` is missing or empty")
+    turns = [_turn(turn, number) for number, turn in enumerate(conversations, start=1)]
+    if turns[0]["from"] == "gpt" and DEFAULT_IMAGE_TOKEN not in turns[0]["value"]:
+        turns = turns[1:]  # as LLaVA does with conversations cut out of longer ones
+    for position, turn in enumerate(turns):
+        if turn["from"] != ("human", "gpt")[position % 2]:
+            raise BadSampleError("not_alternating", f"turn {position + 1} is from {turn['from']}")
+    if len(turns) % 2 or not turns:
+        raise BadSampleError("not_alternating", "the last question has no answer")
+    return turns
+
+
+def _turn(turn: Any, number: int) -> dict[str, str]:
+    if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+        raise BadSampleError("bad_conversation", f"turn {number} has no text in `value`")
+    speaker = turn.get("from")
+    if speaker not in ("human", "gpt"):
+        raise BadSampleError("bad_conversation", f"turn {number} is from {speaker!r}, not from human or gpt")
+    if not turn["value"].strip():
+        empty = "empty_answer" if speaker == "gpt" else "empty_question"
+        raise BadSampleError(empty, f"turn {number} is empty")
+    return {"from": speaker, "value": turn["value"]}
+
+
+def _images(image: Any) -> list[str]:
+    if image is None:
+        return []
+    images = [image] if isinstance(image, str) else image
+    if not isinstance(images, list) or not all(isinstance(path, str) and path for path in images):
+        raise BadSampleError("bad_image_field", f"`image` is {image!r}")
+    return images

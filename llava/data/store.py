@@ -1,0 +1,148 @@
+"""The index on disk: a folder with one Arrow file of samples, a summary, and the list of records left out.
+
+Legend: n samples, s tokens with one placeholder per image, S tokens with each placeholder repeated.
+
+The Arrow file is memory-mapped: processes share its pages, and none holds the samples in memory of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from llava.data.errors import DataError
+
+SAMPLES_FILE = "samples.arrow"
+SUMMARY_FILE = "summary.json"
+PROBLEMS_FILE = "bad_samples.jsonl"
+_ROWS_PER_BATCH = 8192
+
+SCHEMA = pa.schema(
+    [
+        ("record_id", pa.string()),
+        ("task_id", pa.int32()),
+        ("length", pa.int32()),  # S
+        ("input_ids", pa.list_(pa.int32())),  # s of them
+        ("target_runs", pa.list_(pa.int32())),  # begin, end, begin, end, ... in the s tokens
+        ("images", pa.list_(pa.string())),  # relative paths
+        ("image_sizes", pa.list_(pa.int32())),  # height, width of each image
+        ("image_tokens", pa.list_(pa.int32())),  # placeholders of each image
+    ]
+)
+
+
+class Sample(NamedTuple):
+    """One row of the index."""
+
+    record_id: str
+    task_id: int
+    input_ids: NDArray[np.int32]
+    target_runs: NDArray[np.int32]
+    images: list[str]
+    image_sizes: NDArray[np.int32]
+    image_tokens: NDArray[np.int32]
+
+
+class SampleWriter:
+    """Writes record batches in rows of even size; use as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self._sink = pa.OSFile(str(folder / SAMPLES_FILE), "wb")
+        self._writer = pa.ipc.new_file(self._sink, SCHEMA)
+        self._waiting: list[pa.RecordBatch] = []
+        self._rows = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._waiting.append(batch)
+        self._rows += batch.num_rows
+        if self._rows >= _ROWS_PER_BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_batches(self._waiting, SCHEMA).combine_chunks())
+        self._waiting, self._rows = [], 0
+
+    def __enter__(self) -> SampleWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._writer.close()
+        self._sink.close()
+
+
+class SampleStore:
+    """Read access to an index folder. Picklable by path; each process maps the file when it first reads."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.summary = read_summary(self.folder)
+        self._open()
+
+    def _open(self) -> None:
+        # One reader per process; batches are views into the mapping, so holding all of them costs no copy.
+        reader = pa.ipc.open_file(pa.memory_map(str(self.folder / SAMPLES_FILE), "r"))
+        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        batch, row = self._batches[number], index - int(self._starts[number])
+        numbers = partial(_row_of_numbers, batch, row)
+        return Sample(
+            record_id=batch.column("record_id")[row].as_py(),
+            task_id=batch.column("task_id")[row].as_py(),
+            input_ids=numbers("input_ids"),
+            target_runs=numbers("target_runs"),
+            images=batch.column("images")[row].as_py(),
+            image_sizes=numbers("image_sizes"),
+            image_tokens=numbers("image_tokens"),
+        )
+
+    def column(self, name: str) -> NDArray[np.int32]:
+        """A whole column of plain numbers, int32[n] (a copy)."""
+        parts = [batch.column(name).to_numpy() for batch in self._batches]
+        return np.concatenate([np.empty(0, np.int32), *parts])
+
+    def has_image(self) -> NDArray[np.bool_]:
+        """bool[n]: whether a sample has at least one image."""
+        parts = [np.diff(batch.column("image_tokens").offsets.to_numpy()) > 0 for batch in self._batches]
+        return np.concatenate([np.empty(0, np.bool_), *parts])
+
+    def images(self) -> Iterator[list[str]]:
+        """The image paths of the data set, batch by batch."""
+        for batch in self._batches:
+            yield batch.column("images").flatten().to_pylist()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "summary": self.summary}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+
+def _row_of_numbers(batch: pa.RecordBatch, row: int, name: str) -> NDArray[np.int32]:
+    lists = batch.column(name)
+    begin, end = lists.offsets[row].as_py(), lists.offsets[row + 1].as_py()
+    return lists.values.slice(begin, end - begin).to_numpy()
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What the index holds and was made from; raises DataError when `folder` is no finished index."""
+    try:
+        return json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} is not a data index: {error}") from error

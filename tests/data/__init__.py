@@ -1,0 +1,1 @@
+"""Tests of templates, index, dataset and collator."""
