@@ -103,16 +103,16 @@ CHATML = (
     "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_QWEN_TEXT = dict(
-    hidden_size=HIDDEN,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=2048,
-    rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 1, 1]},
-    initializer_range=0.2,
-)
+_QWEN_TEXT = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 1, 1]},
+    "initializer_range": 0.2,
+}
 
 
 def tiny_qwen_tokenizer() -> Qwen2Tokenizer:
@@ -155,12 +155,12 @@ def _save_qwen(
 
 def tiny_qwen2_vl(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
     """A Qwen2-VL of two layers each side; an image takes 1 to 16 tokens of 28 × 28 pixels."""
-    vision = dict(depth=2, embed_dim=16, hidden_size=HIDDEN, num_heads=2, initializer_range=0.2)
+    vision = {"depth": 2, "embed_dim": 16, "hidden_size": HIDDEN, "num_heads": 2, "initializer_range": 0.2}
     return _save_qwen(folder, Qwen2VLForConditionalGeneration, Qwen2VLConfig, vision, dtype, seed)
 
 
 def tiny_qwen2_5_vl(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
     """A Qwen2.5-VL of two layers each side, the second with full attention."""
-    vision = dict(depth=2, hidden_size=16, out_hidden_size=HIDDEN, intermediate_size=24, num_heads=2)
-    vision |= dict(fullatt_block_indexes=[1], window_size=56, initializer_range=0.2)
+    vision = {"depth": 2, "hidden_size": 16, "out_hidden_size": HIDDEN, "intermediate_size": 24, "num_heads": 2}
+    vision |= {"fullatt_block_indexes": [1], "window_size": 56, "initializer_range": 0.2}
     return _save_qwen(folder, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, vision, dtype, seed)

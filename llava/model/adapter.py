@@ -6,22 +6,13 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import save_file
 
 from llava.model.projector import original_names, projector_shapes
+from llava.model.shards import read_shard
 
 _MARK = "mm_projector."
-
-
-def read_tensors(file: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """All tensors of a ``.safetensors`` or ``.bin`` file, memory-mapped where the format can."""
-    try:
-        if str(file).endswith(".safetensors"):
-            return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise ValueError(f"{file}: not a readable weight file ({error})") from error
+_OUR_MARK = "multi_modal_projector."
 
 
 def read_projector(
@@ -33,7 +24,7 @@ def read_projector(
     """
     if not Path(file).is_file():
         raise ValueError(f"{file}: no such projector file")
-    held = {name.split(_MARK, 1)[1]: tensor for name, tensor in read_tensors(file).items() if _MARK in name}
+    held = {name.split(_MARK, 1)[1]: tensor for name, tensor in read_shard(Path(file)) if _MARK in name}
     names = original_names(projector_type)
     if held.keys() != names.keys():
         odd = sorted(held.keys() ^ names.keys())
@@ -55,11 +46,47 @@ def read_projector(
 
 def write_projector(tensors: dict[str, torch.Tensor], projector_type: str, file: str | os.PathLike[str]) -> None:
     """Write a projector (our names, ``linear_1.weight`` …) as LLaVA's ``mm_projector.bin``, whole or not at all."""
-    out = {
-        f"model.{_MARK}{original}": tensors[ours].detach().cpu().contiguous()
-        for original, ours in original_names(projector_type).items()
-    }
-    target = Path(file)
+    named = original_tensors(tensors, projector_type)
+    _write(Path(file), {f"model.{_MARK}{place}": tensor for place, tensor in named.items()})
+
+
+def original_tensors(tensors: dict[str, torch.Tensor], projector_type: str) -> dict[str, torch.Tensor]:
+    """Our names (``linear_1.weight`` …) → original places (``0.weight`` …)."""
+    return {place: tensors[ours].detach().cpu().contiguous() for place, ours in original_names(projector_type).items()}
+
+
+def type_of_places(places: set[str]) -> str:
+    """The projector type whose original names are exactly ``places``. Raises ValueError if there is none."""
+    depth = len(places) // 2
+    for kind in ("identity", "linear") if depth == 0 or "weight" in places else (f"mlp{depth}x_gelu",):
+        if original_names(kind).keys() == places:
+            return kind
+    raise ValueError(f"not a projector of a known type (it holds {', '.join(sorted(places)[:4])})")
+
+
+def convert_projector_file(source: Path, output: Path, to: str) -> None:
+    """``mm_projector.bin`` ⇄ a safetensors file with transformers' names; ``to`` "transformers" or "original"."""
+    held = dict(read_shard(source))
+    if to == "transformers":
+        places = {name.split(_MARK, 1)[1]: tensor for name, tensor in held.items() if _MARK in name}
+        try:
+            known = original_names(type_of_places(set(places)))
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        _write(output, {f"{_OUR_MARK}{ours}": places[place] for place, ours in known.items()})
+        return
+    ours = {name.split(_OUR_MARK, 1)[1]: tensor for name, tensor in held.items() if _OUR_MARK in name}
+    # one layer can be linear or mlp1x_gelu: the same function, and "linear" is what LLaVA users call it
+    kind = "linear" if len(ours) == 2 else f"mlp{len(ours) // 2}x_gelu"
+    if not ours or set(original_names(kind).values()) != ours.keys():
+        raise ValueError(f"{source}: holds no projector in transformers' layout")
+    write_projector(ours, kind, output)
+
+
+def _write(target: Path, tensors: dict[str, torch.Tensor]) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    torch.save(out, temporary)
+    if target.suffix == ".safetensors":
+        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary)
+    else:
+        torch.save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary)
     os.replace(temporary, target)

@@ -119,6 +119,7 @@ def build_llava(
     """
     config = llava_config(language_model, vision_tower, projector_type, select_layer, select_feature)
     widths = config.vision_config.hidden_size, config.text_config.hidden_size
+    config.mm_vision_tower = str(vision_tower)  # where a conversion back compares the tower with
     trained = read_projector(adapter, projector_type, *widths) if adapter is not None else None
     tokenizer = load_base_tokenizer(language_model, config.image_token_index)
 
@@ -195,6 +196,7 @@ def _assemble(
                 config, attn_implementation=language.config._attn_implementation
             )
         projector = type(model.model.multi_modal_projector)(config).to(dtype)
+    model.config._name_or_path = language.config._name_or_path  # the base that a LoRA adapter names
     rows = config.text_config.vocab_size
     embedding = language.get_input_embeddings()
     embedding.weight = nn.Parameter(pad_rows(embedding.weight.data, rows))

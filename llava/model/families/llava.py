@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,6 +80,10 @@ class LlavaSquareProcessor(Processor):
             num_additional_image_tokens=1,  # CLIP's class token
         ).save_pretrained(folder)
         self.image_processor.save_pretrained(folder)  # where older readers look for it
+        sentencepiece = getattr(self.tokenizer, "vocab_file", None)
+        target = Path(folder) / "tokenizer.model"
+        if sentencepiece and Path(sentencepiece).is_file() and not target.exists():
+            shutil.copyfile(sentencepiece, target)  # original LLaVA's code reads no other form
 
 
 class LlavaFamily(Family):

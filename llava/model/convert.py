@@ -1,0 +1,166 @@
+"""Convert checkpoints between original LLaVA's layout and transformers', lossless both ways.
+
+    python -m llava.model.convert --source llava-v1.5-7b --output llava-hf            # original → transformers
+    python -m llava.model.convert --source llava-hf --output llava-v1.5 --to original
+
+Full models, LoRA adapters (with ``non_lora_trainables.bin``) and projector files (``mm_projector.bin``) are told apart
+by what the source holds. At most one shard is in memory, beside the vision tower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CLIPVisionModel, LlavaConfig
+
+from llava.model.adapter import convert_projector_file
+from llava.model.build import generation_config, pad_rows
+from llava.model.convert_lora import lora_from_original, lora_to_original
+from llava.model.families.llava import LlavaFamily
+from llava.model.original import (
+    VOCAB_ROWS,
+    check_layout,
+    is_original,
+    read_config,
+    to_hub_name,
+    to_original_name,
+    with_tower_prefix,
+)
+from llava.model.original_parts import (
+    config_from_original,
+    original_config,
+    processor_from_original,
+    recorded_tower,
+    write_base_tokenizer,
+)
+from llava.model.projector import projector_type_of
+from llava.model.shards import ShardWriter, read_shard, weight_files, whole_folder
+
+
+def tensors_from_original(folder: Path, config: LlavaConfig) -> Iterator[tuple[str, torch.Tensor]]:
+    """``(hub name, tensor)`` of an original-layout model, vocabulary padded, the tower in the model's dtype."""
+    kind = projector_type_of(config)
+    rows = config.text_config.vocab_size
+    dtype, tower_seen = torch.float16, False
+    for file in weight_files(folder):
+        for name, tensor in read_shard(file):
+            hub = to_hub_name(name, kind)
+            if hub is None:
+                continue
+            dtype = tensor.dtype
+            tower_seen = tower_seen or hub.startswith("vision_tower.")
+            yield hub, pad_rows(tensor, rows) if hub in VOCAB_ROWS else tensor
+    if not tower_seen:
+        yield from _tower_tensors(config.mm_vision_tower, dtype)
+
+
+def from_original(source: Path, output: Path, vision_tower: str | None = None) -> None:
+    """Write an original-layout full model in transformers' layout, with processor and generation settings."""
+    config = config_from_original(source, vision_tower)
+    processor = processor_from_original(source, config)
+    with whole_folder(output) as folder:
+        writer = ShardWriter(folder)
+        for name, tensor in tensors_from_original(source, config):
+            writer.add(name, tensor)
+        check_layout(writer.shapes, config, source)
+        writer.finish()
+        config.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        generation_config(config, processor.tokenizer).save_pretrained(folder)
+
+
+def to_original(source: Path, output: Path, vision_tower: str | None = None) -> None:
+    """Write a model in transformers' layout as original LLaVA's.
+
+    Added vocabulary rows are dropped. The tower stays apart if it equals ``vision_tower`` (default: the one the model
+    was made with) bit for bit; a tower that was trained goes into the checkpoint.
+    """
+    config = LlavaConfig.from_pretrained(source)
+    kind, vocab_size = projector_type_of(config), config.image_token_index
+    tower = vision_tower or recorded_tower(config, source)
+    processor = LlavaFamily().load_processor(source)
+    reference = dict(_tower_tensors(tower, None))
+    with whole_folder(output) as folder:
+        writer, own_tower = ShardWriter(folder), {}
+        for file in weight_files(source):
+            for name, tensor in read_shard(file):
+                if name.startswith("vision_tower."):
+                    own_tower[with_tower_prefix(name)] = tensor
+                else:
+                    kept = tensor[:vocab_size] if name in VOCAB_ROWS else tensor
+                    writer.add(to_original_name(name, kind), kept)
+        inside = not _same_tower(own_tower, reference)
+        for name, tensor in own_tower.items() if inside else ():
+            writer.add(to_original_name(name, kind), tensor)
+        writer.finish()
+        values = original_config(config, tower, inside, bool(processor.image_processor.do_pad))
+        (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        write_base_tokenizer(processor, source, folder)
+
+
+def _tower_tensors(tower: str, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
+    try:
+        model = CLIPVisionModel.from_pretrained(tower, dtype=dtype or "auto")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{tower}: cannot load this vision tower ({error})") from error
+    for name, tensor in model.state_dict().items():
+        yield with_tower_prefix(f"vision_tower.{name}"), tensor
+
+
+def _same_tower(own: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> bool:
+    if own.keys() != reference.keys():
+        return False
+    return all(torch.equal(tensor, reference[name].to(tensor.dtype)) for name, tensor in own.items())
+
+
+def convert(source: Path, output: Path, to: str, vision_tower: str | None = None, model_base: str | None = None) -> str:
+    """Convert whatever ``source`` is; returns what it was. ``to``: "transformers" or "original"."""
+    if source.is_file():
+        convert_projector_file(source, output, to)
+        return "projector"
+    if not source.is_dir():
+        raise ValueError(f"{source}: no such file or folder")
+    lora = (source / "adapter_config.json").exists()
+    original = is_original(read_config(source))
+    if original == (to == "original"):
+        raise ValueError(f"{source}: is in {to} layout already")
+    if lora and original:
+        lora_from_original(source, output, vision_tower, model_base)
+    elif lora:
+        lora_to_original(source, output, vision_tower)
+    elif original:
+        from_original(source, output, vision_tower)
+    else:
+        to_original(source, output, vision_tower)
+    return "LoRA adapter" if lora else "model"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; 0 on success, 2 on bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m llava.model.convert",
+        description="Convert LLaVA checkpoints between the original layout and transformers' layout.",
+    )
+    parser.add_argument("--source", type=Path, required=True, help="model or adapter folder, or mm_projector.bin")
+    parser.add_argument("--output", type=Path, required=True, help="new folder (or file, for a projector)")
+    parser.add_argument("--to", choices=("transformers", "original"), default="transformers")
+    parser.add_argument("--vision-tower", help="folder of the CLIP tower, if not where the model's config says")
+    parser.add_argument("--model-base", help="language model of a LoRA adapter, if not where its config says")
+    args: Any = parser.parse_args(argv)
+    try:
+        kind = convert(args.source, args.output, args.to, args.vision_tower, args.model_base)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{kind} in {args.to} layout: {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
