@@ -84,7 +84,7 @@ def mean_contributions(matrix: Array) -> tuple[Array, Array]:
 def weight_components(c_out: Array, c_in: Array, difficulty: Array, temperature: float) -> tuple[Array, Array, Array]:
     """λ_out, λ_in and λ_D of Eq. 4, 5 and 7, float64[..., N] each; NaN entries get weight 1."""
     signed = (np.asarray(c_out, float), -np.asarray(c_in, float), np.asarray(difficulty, float))
-    if not (np.isfinite(temperature) and temperature > 0):
+    if not 0 < temperature < np.inf:
         raise WeightingError(f"the temperature must be a positive number, not {temperature}")
     out, inward, hard = (_scaled_softmax(score, temperature) for score in signed)
     return out, inward, hard
@@ -210,10 +210,10 @@ def build_problem(
     models = [start, *(f"{proxies}:{unit}" for unit in units)]
     if precise:
         models += ["single_mini"] + ([] if form == "simple" else [f"single:{unit}" for unit in units])
-    known = {*order, *units}
+    known = {*order, *units, *fixed}
     higher = matrix.get("higher_is_better", {})
-    if not isinstance(higher, dict) or not all(isinstance(flag, bool) for flag in higher.values()):
-        raise WeightingError("the matrix's `higher_is_better` must map task names to true or false")
+    if not isinstance(higher, dict) or not all(k in known and isinstance(v, bool) for k, v in higher.items()):
+        raise WeightingError(f"the matrix's `higher_is_better` must map its tasks to true or false, not {higher}")
     return Problem(
         tasks=tasks,
         units=units,
@@ -379,10 +379,10 @@ def draw(problem: Problem, samples: Samples, count: int, seed: int) -> Array | N
         rows = np.flatnonzero(problem.needed()[:, column])
         pairs = _pairs(problem, column, samples)
         if pairs is not None:
-            (values, weights), n = pairs, pairs.shape[-1]
+            parts, n = pairs[0] * pairs[1], pairs.shape[-1]
             for index in range(count):
-                picked = np.bincount(rng.integers(n, size=n), minlength=n)
-                drawn[index, rows, column] = (values * weights) @ picked / np.maximum(weights @ picked, 1e-300)
+                picked = np.bincount(rng.integers(n, size=n), minlength=n).astype(float)
+                drawn[index, rows, column] = parts @ picked / np.maximum(pairs[1] @ picked, np.finfo(float).tiny)
             continue
         there = rows[np.isfinite(problem.values[rows, column])]
         spread = problem.stderr[there, column]
@@ -397,25 +397,21 @@ def draw(problem: Problem, samples: Samples, count: int, seed: int) -> Array | N
 
 
 def weigh(
-    matrix: Mapping[str, Any],
+    problem: Problem,
     *,
-    form: str = "standard",
-    difficulty: str = "real",
     temperature: float | str = 0.5,
     alpha: Sequence[float] = ALPHA,
-    groups: Mapping[str, Sequence[str]] | None = None,
-    fixed: Mapping[str, float] | None = None,
     on_degenerate: str = "error",
     bootstrap: int = 1000,
     seed: int = 0,
     samples: Samples | None = None,
 ) -> dict[str, Any]:
-    """The weights file's content for a validation matrix (both as JSON objects); the arguments are the command's.
+    """The weights file's content; the arguments are the command's.
 
     `samples` are per-sample scores, float64[2, n] (values and their weights) by task and model. WeightingError where
     the matrix is not fit for it; what is doubtful is logged as a warning.
     """
-    problem, samples = build_problem(matrix, form, difficulty, groups, fixed), samples or {}
+    samples = samples or {}
     noise = denominator_noise(problem, samples)
     check_degenerate(problem, on_degenerate, noise)
     c, hard = solve(problem, problem.values, on_degenerate, noise)
@@ -425,7 +421,6 @@ def weigh(
     chosen = auto_temperature(c_out, c_in, hard, alpha) if temperature == "auto" else float(temperature)
     weights = visatb_weights(c_out, c_in, hard, chosen, alpha)
     by_task = dict(zip(problem.tasks, weights[problem.unit_of].tolist(), strict=True)) | problem.fixed
-    shares = _shares(alpha)
     ranges = {t: visatb_weights(c_out, c_in, hard, t, alpha) for t in sorted({*SHOWN_TEMPERATURES, chosen})}
     content: dict[str, Any] = {
         "tasks": problem.order,
@@ -439,9 +434,7 @@ def weigh(
         "difficulties": _by_unit(problem, hard),
         "temperature": chosen,
         "temperature_ranges": {f"{t:.6g}": [float(w.min()), float(w.max())] for t, w in ranges.items()},
-        "alpha": dict(zip(COMPONENTS, shares.tolist(), strict=True)),
-        "form": form,
-        "difficulty_form": "precise" if form == "simple" else difficulty,
+        "alpha": dict(zip(COMPONENTS, _shares(alpha).tolist(), strict=True)),
     }
     if problem.groups:
         content["groups"] = problem.groups
@@ -483,56 +476,37 @@ def _by_unit(problem: Problem, values: Array) -> dict[str, float | None]:
     return {unit: _plain(value) for unit, value in zip(problem.units, values, strict=True)}
 
 
-def report(matrix: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+def report(problem: Problem, content: Mapping[str, Any]) -> str:
     """The matrix and the weights file's content as tables for readers."""
-    units, columns = list(content["difficulties"]), content["tasks"]
-    cells = [
-        (f"{kind}:{unit}" if unit else kind, [entry.get(task) for task in columns])
-        for kind in ("base", "mini", "plus_mini", "single", "single_mini")
-        for unit, entry in _rows(matrix.get(kind, {}))
-    ]
-    parts = content["components"], content["mean_contributions"]
-    per_unit = {f"λ_{name}": list(parts[0][name].values()) for name in COMPONENTS}
-    per_unit |= {f"C_{name}": list(parts[1][name].values()) for name in ("out", "in")}
-    per_unit |= {"D": list(content["difficulties"].values())}
-    lines = ["Validation figures", *_table(columns, cells)]
-    lines += [
-        "",
-        "Contributions (row to column)",
-        *_table(units, list(zip(units, content["contributions"], strict=True))),
-    ]
-    lines += ["", "Means, difficulties and weight components", *_table(units, list(per_unit.items()))]
-    weights = [("λ_VisATB", [content["weights"][task] for task in columns])]
-    intervals = content.get("intervals", {})
-    for key, label in (("low", "95% from"), ("high", "95% to"), ("share_above_1", "share > 1")):
-        if intervals:
-            weights.append((label, [intervals.get(task, {}).get(key) for task in columns]))
+    units, columns = problem.units, content["tasks"]
+    means, hard = content["mean_contributions"], content["difficulties"]
+    rows = {f"λ_{name}": part.values() for name, part in content["components"].items()}
+    rows |= {"C_out": means["out"].values(), "C_in": means["in"].values(), "D": hard.values()}
+    weights = {"λ_VisATB": content["weights"].values()}
+    if content.get("intervals"):
+        for key, label in (("low", "95% from"), ("high", "95% to"), ("share_above_1", "share > 1")):
+            weights[label] = [content["intervals"].get(task, {}).get(key) for task in columns]
+    ranges = content["temperature_ranges"].items()
+    lines = ["Validation figures", *_table(problem.tasks, dict(zip(problem.models, problem.values, strict=True)))]
+    lines += ["", "Contributions (of row to column)"]
+    lines += _table(units, dict(zip(units, content["contributions"], strict=True)))
+    lines += ["", "Weight components, mean contributions, difficulties", *_table(units, rows)]
     lines += ["", f"Weights at T = {content['temperature']:.4g}", *_table(columns, weights)]
     lines += ["", "Range of the weights by temperature (the paper advises the lowest T that keeps 0.5 to 2.0)"]
-    lines += [f"  T = {t:<8} {low:.4f} to {high:.4f}" for t, (low, high) in content["temperature_ranges"].items()]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "--task_names " + " ".join(columns),
-            "--visatb_weights " + " ".join(f"{content['weights'][task]:.4f}" for task in columns),
-        ]
-    )
+    lines += [f"  T = {t:<8}  {low:.4f} to {high:.4f}" for t, (low, high) in ranges]
+    lines += ["", f"--task_names {' '.join(columns)}"]
+    return "\n".join([*lines, f"--visatb_weights {' '.join(f'{value:.4f}' for value in content['weights'].values())}"])
 
 
-def _rows(entry: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    nested = all(isinstance(value, Mapping) for value in entry.values())
-    return entry.items() if nested else [("", entry)]
-
-
-def _table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None]]]) -> list[str]:
-    first = max((len(name) for name, _ in rows), default=0)
+def _table(columns: Sequence[str], rows: Mapping[str, Iterable[float | None]]) -> list[str]:
+    """Lines of a table; None and NaN are shown as a dash."""
+    first = max(map(len, rows))
     widths = [max(8, len(name)) for name in columns]
-    lines = ["  ".join(["", " " * first, *(name.rjust(width) for name, width in zip(columns, widths, strict=True))])]
-    for name, values in rows:
-        texts = ["-" if value is None else f"{value:.4f}" for value in values]
-        lines.append("  ".join(["", name.ljust(first), *(t.rjust(w) for t, w in zip(texts, widths, strict=True))]))
-    return lines
+    texts = {name: ["-" if v is None or np.isnan(v) else f"{v:.4f}" for v in values] for name, values in rows.items()}
+    return [
+        "  ".join(["", name.ljust(first), *(text.rjust(width) for text, width in zip(line, widths, strict=True))])
+        for name, line in {"": list(columns), **texts}.items()
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- files and command line
@@ -588,7 +562,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="val", help="split of the score files (default: val)")
     parser.add_argument("--temperature", type=_temperature, default=0.5, metavar="T|auto")
     for name, value in zip(COMPONENTS, ALPHA, strict=True):
-        parser.add_argument(f"--alpha-{name}", type=float, default=value, help=f"share of λ_{name} (default: {value})")
+        parser.add_argument(
+            f"--alpha-{name}",
+            f"--alpha_{name}",
+            type=float,
+            default=value,
+            help=f"share of λ_{name} (default: {value})",
+        )
     parser.add_argument("--form", choices=("standard", "simple"), default="standard", help="Eq. 3-6, or Eq. 10-11")
     parser.add_argument("--difficulty", choices=("real", "precise"), default="real", help="Eq. 6, or Eq. 12")
     parser.add_argument("--groups", type=Path, metavar="F", help="JSON object {group: [tasks]}")
@@ -603,25 +583,35 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> str:
-    samples: Samples = {}
     groups = read_json(arguments.groups) if arguments.groups else None
+    for name, members in (groups or {}).items():
+        _names(members, f"{arguments.groups}: group {name!r}")
+    samples: Samples = {}
     if arguments.scores:
-        from eval.collect import collect  # the score files' own reader; this file stands alone for a matrix
+        # The score files' own reader; for a matrix this file needs nothing beside it.
+        from eval.collect import EvaluationError, collect
 
-        matrix, samples = collect(arguments.scores, arguments.split, arguments.task_names, groups)
+        try:
+            matrix, samples = collect(arguments.scores, arguments.split, arguments.task_names, groups)
+        except EvaluationError as error:
+            raise WeightingError(str(error)) from error
     else:
         matrix = read_json(arguments.matrix)
-    alpha = [getattr(arguments, f"alpha_{name}") for name in COMPONENTS]
-    options = {
-        key: getattr(arguments, key)
-        for key in ("form", "difficulty", "temperature", "on_degenerate", "bootstrap", "seed")
-    }
-    content = weigh(matrix, alpha=alpha, groups=groups, fixed=dict(arguments.fixed), samples=samples, **options)
+    problem = build_problem(matrix, arguments.form, arguments.difficulty, groups, dict(arguments.fixed))
+    content = weigh(
+        problem,
+        temperature=arguments.temperature,
+        alpha=[getattr(arguments, f"alpha_{name}") for name in COMPONENTS],
+        on_degenerate=arguments.on_degenerate,
+        bootstrap=arguments.bootstrap,
+        seed=arguments.seed,
+        samples=samples,
+    )
     if arguments.output:
         if arguments.scores:
             write_json(arguments.output.with_name(f"{arguments.output.stem}.matrix.json"), matrix)
         write_json(arguments.output, content)
-    return report(matrix, content)
+    return report(problem, content)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -630,7 +620,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         text = _run(arguments)
-    except ValueError as error:
+    except WeightingError as error:
         print(f"error: {arguments.matrix or arguments.scores}: {error}", file=sys.stderr)
         return 2
     print(text)
