@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import HfArgumentParser
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import is_torch_tf32_available
 
 from transformers_patch.arguments import VitwTrainingArguments
@@ -277,7 +278,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ArgumentTriple:
 def check_together(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> None:
     """Check what no group of arguments can check alone."""
     if training.eval_strategy != "no" and not data.eval_data_path:
-        raise UsageError(f"--eval_strategy {training.eval_strategy.value} needs --eval_data_path")
+        raise UsageError(f"--eval_strategy {IntervalStrategy(training.eval_strategy).value} needs --eval_data_path")
     if training.mm_vision_tower_lr is not None and not model.unfreeze_mm_vision_tower:
         raise UsageError("--mm_vision_tower_lr needs --unfreeze_mm_vision_tower True")
     if training.mm_projector_lr is not None and model.freeze_mm_mlp_adapter:

@@ -6,7 +6,7 @@ import datetime
 import os
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
@@ -31,21 +31,23 @@ def run_on_main(function: Callable[[], T]) -> T:
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return function()
-    answer: list[object] = [None, None]
+    answer: list[Any] = [None, None]
     if dist.get_rank() == 0:
         try:
             answer[0] = function()
         except Exception as error:
             answer[1] = error if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
-            dist.broadcast_object_list(answer, src=0, group=_waiting_group())
             raise
-    dist.broadcast_object_list(answer, src=0, group=_waiting_group())
-    result, error = answer
-    if isinstance(error, UsageError):
-        raise error
-    if error is not None:
-        raise RuntimeError(f"rank 0 failed: {error}")
-    return result  # type: ignore[return-value]
+        finally:
+            dist.broadcast_object_list(answer, src=0, group=_waiting_group())
+    else:
+        dist.broadcast_object_list(answer, src=0, group=_waiting_group())
+    result, failure = answer
+    if isinstance(failure, UsageError):
+        raise failure
+    if failure is not None:
+        raise RuntimeError(f"rank 0 failed: {failure}")
+    return cast(T, result)
 
 
 @lru_cache(maxsize=1)

@@ -25,42 +25,47 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.j
 State = Literal["new", "unfinished", "finished"]
 
 
-def claim(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) -> State:
-    """Make `folder` this run's, or find that it already is.
+def inspect(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) -> State:
+    """Find whether `folder` is free, holds this run, or holds something else. Changes nothing.
 
     Args:
         settings: JSON values that decide the run's result; two runs with the same settings are the same run.
-        overwrite: replace another run, or this one where it is finished. This run's own unfinished work is kept all
-            the same, so that a requeued job goes on whatever its flags.
+        overwrite: treat another run, or this one where it is finished, as if it were not there. This run's own
+            unfinished work counts all the same, so that a requeued job goes on whatever its flags.
 
     Returns:
-        "new" (settings are written now), "unfinished" (go on from the last checkpoint) or "finished".
+        "new", "unfinished" (go on from the last checkpoint) or "finished".
 
     Raises:
         UsageError: the folder holds another run or other files, and `overwrite` is not set.
     """
-    settings = json.loads(json.dumps(settings))
     held = read_json(folder / SETTINGS)
     finished = (folder / CARD).is_file()
-    if overwrite and (held != settings or finished):
-        _clear(folder)
-        held, finished = None, False
-    if held is None:
-        foreign = _foreign(folder)
-        if foreign and not overwrite:
-            raise UsageError(
-                f"output folder {folder} is not empty and not of this program ({', '.join(foreign[:3])}, …): "
-                "choose another, or add --overwrite_output_dir True"
-            )
-        write_json(folder / SETTINGS, settings)
+    same = held == json.loads(json.dumps(settings))
+    if same and not (finished and overwrite):
+        return "finished" if finished else "unfinished"
+    if overwrite:
         return "new"
-    if held != settings:
+    if held is not None:
         raise UsageError(
             f"output folder {folder} holds another run, which differs in {_differences(held, settings)}: "
             "choose another folder, or add --overwrite_output_dir True to replace that run"
         )
+    foreign = _foreign(folder)
+    if foreign:
+        raise UsageError(
+            f"output folder {folder} is not empty and not of this program ({', '.join(foreign[:3])}, …): "
+            "choose another, or add --overwrite_output_dir True"
+        )
+    return "new"
+
+
+def begin(folder: Path, settings: Mapping[str, Any], state: State) -> None:
+    """Make `folder` this run's: where it is new, remove an older run's results and write down the settings."""
+    if state == "new":
+        _clear(folder)
+        write_json(folder / SETTINGS, settings)
     (folder / PREEMPTED).unlink(missing_ok=True)
-    return "finished" if finished else "unfinished"
 
 
 def publish(folder: Path, last: str = "config.json") -> None:
@@ -115,6 +120,7 @@ def _clear(folder: Path) -> None:
 
 
 def _differences(held: Any, wanted: Any) -> str:
+    wanted = json.loads(json.dumps(wanted))
     held, wanted = (value if isinstance(value, dict) else {} for value in (held, wanted))
     names = sorted(name for name in {*held, *wanted} if held.get(name) != wanted.get(name))
     shown = [f"{name} ({_short(held.get(name))} there, {_short(wanted.get(name))} here)" for name in names[:5]]

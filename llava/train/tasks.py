@@ -10,14 +10,14 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llava.train.arguments import DataArguments, TrainingArguments, UsageError
 
 THE_ONE_TASK = "all"
-"""Name of the only task where no tasks are named: every record belongs to it, whatever its `task` says."""
+"""The task of records that name none, where no tasks were given."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,11 @@ class TaskTable:
     """T tasks in N weighting units (a unit is a task, or a group of tasks that share a weight).
 
     Attributes:
-        names: T task names in the order of `vitw_task_ids`.
+        names: T task names in the order of `vitw_task_ids`; empty until the data have been read where none were given.
         units: for each task, its unit in 0 … N-1.
         unit_names: N names, of groups where there are any.
         method: the weighting method.
         weights: for VisATB λ of each of the N units, else None.
-        named: False where no tasks were named and all records count as one.
     """
 
     names: tuple[str, ...]
@@ -38,7 +37,13 @@ class TaskTable:
     unit_names: tuple[str, ...]
     method: str
     weights: tuple[float, ...] | None
-    named: bool
+
+    def named_as(self, names: Sequence[str], expected: int | None = None) -> TaskTable:
+        """Return this table, or the one of the tasks that the data turned out to hold where none were given."""
+        if self.names:
+            return self
+        _check_number(expected, names)
+        return replace(self, names=tuple(names), units=tuple(range(len(names))), unit_names=tuple(names))
 
     def task_weights(self) -> dict[str, float] | None:
         """Return λ by task name, or None where the method finds it while training."""
@@ -59,7 +64,7 @@ def resolve_tasks(data: DataArguments, training: TrainingArguments) -> TaskTable
     unit_names, units = _units(names, groups)
     training.weight_method = _method(training, given is not None)
     weights = None if given is None else _unit_weights(given, names, units, unit_names)
-    return TaskTable(names, units, unit_names, training.weight_method, weights, named=names != (THE_ONE_TASK,))
+    return TaskTable(names, units, unit_names, training.weight_method, weights)
 
 
 def read_mapping(text: str, flag: str) -> dict[str, Any]:
@@ -130,13 +135,17 @@ def _task_names(data: DataArguments, given: Weights | None) -> tuple[str, ...]:
         raise UsageError("--visatb_weights: bare numbers need --task_names to say which tasks they are for")
     if not names and data.task_groups:
         raise UsageError("--task_groups needs --task_names")
-    names = names or (THE_ONE_TASK,)
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UsageError(f"--task_names: {', '.join(repeated)} named more than once")
-    if data.num_tasks is not None and data.num_tasks != len(names):
-        raise UsageError(f"--num_tasks {data.num_tasks}, but there are {len(names)} tasks: {', '.join(names)}")
+    if names:
+        _check_number(data.num_tasks, names)
     return names
+
+
+def _check_number(expected: int | None, names: Sequence[str]) -> None:
+    if expected is not None and expected != len(names):
+        raise UsageError(f"--num_tasks {expected}, but there are {len(names)} tasks: {', '.join(names)}")
 
 
 def _expand(given: Mapping[str, float], groups_text: str | None) -> list[str]:

@@ -1,0 +1,260 @@
+"""Fine-tune a multimodal model: `python -m llava.train.train --help`, docs/training.md.
+
+Everything that can be wrong with a command line, its files and its data is found before the model is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+from transformers import LlavaConfig, set_seed
+from transformers.utils import logging as hf_logging
+
+from llava.data.collator import Collator
+from llava.data.dataset import InstructionDataset
+from llava.data.errors import DataError
+from llava.data.index import build_index
+from llava.data.order import ModalityLengthOrder
+from llava.model.adapter import write_projector
+from llava.model.projector import projector_type_of
+from llava.model.shards import read_shard, weight_files
+from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, UsageError, parse_arguments
+from llava.train.distributed import is_main, run_on_main
+from llava.train.folder import BASE_MODEL, CARD, PREEMPTED, begin, inspect, publish, saving_folder, write_json
+from llava.train.model import (
+    PROJECTOR_FILE,
+    Source,
+    add_lora,
+    choose_trainable,
+    find_source,
+    keep_masters,
+    load_base,
+    make_base,
+    weight_dtype,
+)
+from llava.train.run_card import all_arguments, describe_files, global_batch_size, run_card, run_settings
+from llava.train.tasks import THE_ONE_TASK, TaskTable, read_mapping, resolve_tasks
+from llava.train.trainer import LlavaTrainer
+from transformers_patch.checkpoint import last_complete_checkpoint
+from transformers_patch.preempt import EXIT_CODE
+
+logger = logging.getLogger("llava.train")
+
+
+class StoppedError(Exception):
+    """SIGTERM before or during training; what was done is saved as far as it can be."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; return the exit code: 0 done (or done before), 2 bad input, 143 stopped by SIGTERM."""
+    signal.signal(signal.SIGTERM, _stop)
+    _set_up_logging()
+    try:
+        run(*parse_arguments(argv))
+    except (UsageError, DataError) as error:
+        if is_main():
+            sys.stderr.write(f"error: {error}\n")
+        return 2
+    except StoppedError:
+        logger.warning("stopped by SIGTERM; the same command goes on from the last checkpoint")
+        return EXIT_CODE
+    return 0
+
+
+def run(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> None:
+    """Check, prepare, train, save.
+
+    Raises:
+        UsageError, DataError: what was asked for cannot be done; raised before the model is loaded.
+        StoppedError: on SIGTERM.
+    """
+    tasks = resolve_tasks(data, training)
+    folder = Path(training.output_dir or "")
+    files = run_on_main(lambda: describe_files(data.data_path))
+    settings = run_settings(model, data, training, tasks, files)
+    state = run_on_main(lambda: inspect(folder, settings, training.overwrite_output_dir))
+    if state == "finished":
+        logger.warning("%s holds this run, finished: nothing to do", folder)
+        return
+    run_on_main(lambda: _quiet(find_source(model, data, training)))  # downloads, once
+    source = find_source(model, data, training)
+    train_set = load_data(data.data_path, source, tasks, data, training)
+    tasks = tasks.named_as(train_set.task_names, data.num_tasks)
+    eval_set = load_data(data.eval_data_path, source, tasks, data, training) if data.eval_data_path else None
+    run_on_main(lambda: begin(folder, settings, state))
+
+    try:
+        trainer = make_trainer(model, data, training, source, tasks, train_set, eval_set)
+        trainer.preemption.install()
+        result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
+        if trainer.state.global_step < trainer.state.max_steps:
+            raise StoppedError
+        save(trainer, source, model)
+        facts = {
+            "data": files,
+            "index": train_set.store.summary,
+            "samples": len(train_set),
+            "global_batch_size": global_batch_size(training),
+            "world_size": training.world_size,
+            "steps": trainer.state.global_step,
+            "metrics": result.metrics,
+            "task_loss": last_task_losses(trainer.state.log_history),
+        }
+        if is_main():
+            arguments = all_arguments(model, data, training)
+            write_json(folder / CARD, run_card(arguments, settings, tasks, **facts))
+    except StoppedError:
+        if is_main():
+            (folder / PREEMPTED).touch()
+        raise
+
+
+def load_data(
+    paths: Sequence[str], source: Source, tasks: TaskTable, data: DataArguments, training: TrainingArguments
+) -> InstructionDataset:
+    """Index the files on rank 0 (or find their index) and open the index on every rank."""
+    cache = Path(data.index_cache_dir or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "visatb" / "index")
+    file_tasks = tasks_of_files(paths, data)
+    if not tasks.names:
+        file_tasks = dict.fromkeys(paths, THE_ONE_TASK) | file_tasks
+
+    def build() -> Path:
+        try:
+            return build_index(
+                paths,
+                data.image_folder,
+                tasks.names or None,
+                source.processor,
+                source.processor.default_template,
+                training.model_max_length,
+                cache.expanduser(),
+                data.bad_samples,  # type: ignore[arg-type]
+                file_tasks,
+                data.preprocess_workers,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    index = run_on_main(build)
+    if not index.is_dir():  # another machine, with a cache of its own
+        index = build()
+    return InstructionDataset(index, data.image_folder, source.processor)
+
+
+def tasks_of_files(paths: Sequence[str], data: DataArguments) -> dict[str, str]:
+    """Return `--file_tasks` of those files that are among `paths`; a file is named by its path or its name."""
+    given = read_mapping(data.file_tasks, "--file_tasks") if data.file_tasks else {}
+    unknown = set(given) - {
+        name for path in [*data.data_path, *data.eval_data_path] for name in (path, Path(path).name)
+    }
+    if unknown:
+        raise UsageError(f"--file_tasks: {', '.join(sorted(unknown))} not among the data files")
+    names = {name for path in paths for name in (path, Path(path).name)}
+    return {name: task for name, task in given.items() if name in names}
+
+
+def make_trainer(
+    model: ModelArguments,
+    data: DataArguments,
+    training: TrainingArguments,
+    source: Source,
+    tasks: TaskTable,
+    train_set: InstructionDataset,
+    eval_set: InstructionDataset | None,
+) -> LlavaTrainer:
+    """Load the model, set what learns, and put it all together."""
+    folder = Path(training.output_dir or "")
+    dtype = weight_dtype(model, training)
+    set_seed(training.seed)
+    base = run_on_main(lambda: make_base(source, folder, dtype))
+    net = load_base(source, base, model, dtype)
+    # A cache of keys and values is useless in training, and lets packed samples see each other.
+    net.config.get_text_config().use_cache = False
+    choose_trainable(net, source.family, model)
+    set_seed(training.seed)
+    wrapped = add_lora(net, source.family, model, base) if model.lora_enable else net
+    if not training.deepspeed:
+        keep_masters(wrapped)
+    order = None
+    if training.group_by_modality_length:
+        batch = global_batch_size(training)
+        order = ModalityLengthOrder(train_set.lengths, train_set.has_image, batch, training.seed)
+    return LlavaTrainer(
+        wrapped,
+        training,
+        family=source.family,
+        task_names=tasks.names,
+        weighter=training.make_weighter(len(tasks.unit_names), tasks.weights),
+        task_units=tasks.units,
+        train_order=order,
+        vocab_size=source.family.real_vocab_size(net.config),
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        data_collator=Collator(source.processor, training.model_max_length, data.packing),
+        processing_class=source.processor,
+    )
+
+
+def save(trainer: LlavaTrainer, source: Source, model: ModelArguments) -> None:
+    """Put the finished model with all that belongs to it into the output folder. Called on every rank."""
+    folder = Path(trainer.args.output_dir or "")
+    saving = saving_folder(folder)
+    run_on_main(lambda: shutil.rmtree(saving, ignore_errors=True))
+    net = trainer.accelerator.unwrap_model(trainer.model)
+    net.config.get_text_config().use_cache = True
+    trainer.save_model(str(saving))
+    trainer.save_state()
+    if is_main():
+        if model.tune_mm_mlp_adapter and source.family.name == "llava":
+            save_projector(saving, source)
+        publish(folder)
+        if not model.lora_enable and (folder / BASE_MODEL).is_dir():  # an adapter needs it further
+            shutil.rmtree(folder / BASE_MODEL)
+    trainer.accelerator.wait_for_everyone()
+
+
+def save_projector(folder: Path, source: Source) -> None:
+    """Write LLaVA's `mm_projector.bin` beside the model saved in `folder`."""
+    mark = "multi_modal_projector."
+    held = {
+        name.rpartition(mark)[2]: tensor
+        for file in weight_files(folder)
+        for name, tensor in read_shard(file)
+        if mark in name
+    }
+    write_projector(held, projector_type_of(cast(LlavaConfig, source.config)), folder / PROJECTOR_FILE)
+
+
+def last_task_losses(history: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return each task's last logged mean token loss."""
+    mark = "task_loss/"
+    return {key.removeprefix(mark): value for entry in history for key, value in entry.items() if key.startswith(mark)}
+
+
+def _quiet(_: object) -> None:
+    """Results that are too large to send to the other ranks."""
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise StoppedError
+
+
+def _set_up_logging() -> None:
+    level = logging.INFO if is_main() else logging.ERROR
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    for name in ("llava", "transformers_patch"):
+        logging.getLogger(name).setLevel(level)
+    if not is_main():
+        hf_logging.set_verbosity_error()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The Trainer with LLaVA's separate learning rates."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from llava.model.family import Family
+from llava.train.arguments import TrainingArguments
+from transformers_patch.trainer import VitwTrainer
+
+
+class LlavaTrainer(VitwTrainer):
+    """VitwTrainer; projector and vision tower learn at `mm_projector_lr` and `mm_vision_tower_lr` where these are set.
+
+    Args:
+        family: says which modules are projector and tower.
+    """
+
+    args: TrainingArguments
+
+    def __init__(self, *args: Any, family: Family, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Projector first: Qwen's lies inside its tower.
+        self._rates = [
+            (prefixes, rate)
+            for prefixes, rate in (
+                (family.projector_modules, self.args.mm_projector_lr),
+                (family.vision_modules, self.args.mm_vision_tower_lr),
+            )
+            if rate is not None
+        ]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        if self._rates and all("rate_of" not in group for group in optimizer.param_groups):
+            net = cast(nn.Module, self.model if model is None else model)
+            names = {id(parameter): name for name, parameter in net.named_parameters()}
+            optimizer.param_groups[:] = [
+                part for group in optimizer.param_groups for part in self._split(group, names) if part["params"]
+            ]
+        return optimizer
+
+    def _split(self, group: dict[str, Any], names: dict[int, str]) -> list[dict[str, Any]]:
+        """One group per learning rate, parameters in their order."""
+        parts: dict[float, list[nn.Parameter]] = {group["lr"]: []}
+        for parameter in group["params"]:
+            parts.setdefault(self._rate(names[id(parameter)], group["lr"]), []).append(parameter)
+        return [{**group, "params": parameters, "lr": rate, "rate_of": rate} for rate, parameters in parts.items()]
+
+    def _rate(self, name: str, default: float) -> float:
+        # PEFT puts its own levels around the module path.
+        for prefixes, rate in self._rates:
+            if any(f".{prefix}." in f".{name}" for prefix in prefixes):
+                return rate
+        return default
