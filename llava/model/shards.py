@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -41,8 +42,8 @@ def read_shard(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
                     yield name, handle.get_tensor(name)
         else:
             yield from _load_bin(file).items()
-    except (SafetensorError, OSError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file}: not a readable weight file ({error})") from error
+    except (SafetensorError, UnpicklingError, OSError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{file}: not a readable weight file ({str(error).splitlines()[0]})") from error
 
 
 def _load_bin(file: Path) -> dict[str, torch.Tensor]:
