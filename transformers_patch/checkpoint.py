@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -27,12 +28,17 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return steps[max(steps)] if steps else None
 
 
-def load_full_model(model: nn.Module, checkpoint: str | Path) -> None:
+def load_full_model(
+    model: nn.Module, checkpoint: str, load_model: Callable[[str], PreTrainedModel] | None = None
+) -> None:
     """Load every weight of `checkpoint` into `model`, in the model's own names and dtypes.
+
+    Args:
+        load_model: folder → model; None takes `from_pretrained` of the model's class.
 
     Raises:
         RuntimeError: a weight is missing, left over or of another shape.
     """
     assert isinstance(model, PreTrainedModel)
-    saved = type(model).from_pretrained(checkpoint, config=model.config, dtype=model.dtype, local_files_only=True)
+    saved = load_model(checkpoint) if load_model else type(model).from_pretrained(checkpoint, dtype=model.dtype)
     model.load_state_dict(saved.state_dict(), strict=True)

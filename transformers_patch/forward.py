@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
@@ -55,7 +56,7 @@ def patch_forward(model: nn.Module, loss_impl: str = "auto", vocab_size: int | N
     """
     if loss_impl not in LOSS_IMPLS:
         raise ValueError(f"loss_impl must be one of {', '.join(LOSS_IMPLS)}, got {loss_impl!r}")
-    base = getattr(model, "get_base_model", lambda: model)()
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     head = base.get_output_embeddings()
     if head is None:
         raise ValueError(f"{type(base).__name__} has no output head")

@@ -13,15 +13,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from transformers_patch.arguments import VitwTrainingArguments
@@ -49,6 +49,7 @@ class VitwTrainer(Trainer):
         task_units: int[T], the unit of each task; None means that each task is its own.
         train_order: epoch → permutation of the training samples; None shuffles them by (data_seed or seed, epoch).
         vocab_size: head rows from here up are padding (see `patch_forward`).
+        load_model: folder of a full checkpoint → model, to resume from; None is the model class's `from_pretrained`.
     """
 
     args: VitwTrainingArguments
@@ -63,6 +64,7 @@ class VitwTrainer(Trainer):
         task_units: Sequence[int] | None = None,
         train_order: EpochOrder | None = None,
         vocab_size: int | None = None,
+        load_model: Callable[[str], PreTrainedModel] | None = None,
         **kwargs: Any,
     ) -> None:
         patch_forward(model, args.loss_impl, vocab_size)
@@ -78,6 +80,7 @@ class VitwTrainer(Trainer):
             )
         self.weighter = weighter
         self.train_order = train_order
+        self.load_model = load_model
         # The loss is normalised over the whole step here; the stock division by accumulation steps must not follow.
         # It does for `micro_batch`, which is just that: the mean over micro-batches.
         self.loss_is_scaled_for_ga = args.loss_norm == "step"
@@ -95,22 +98,23 @@ class VitwTrainer(Trainer):
     # ---- data
 
     def get_train_dataloader(self) -> DataLoader:
-        if self.train_dataset is None:
+        dataset: Any = self.train_dataset
+        if dataset is None:
             raise ValueError("training needs a train_dataset")
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        order = self.train_order or shuffled(len(self.train_dataset), seed)
-        self._train_batches = self._batches(self.train_dataset, order, self.args.train_batch_size)
-        return self._loader(self.train_dataset, self._train_batches)
+        order = self.train_order or shuffled(len(dataset), seed)
+        self._train_batches = self._batches(dataset, order, self.args.train_batch_size)
+        return self._loader(dataset, self._train_batches)
 
-    def _run_epoch(self, **kwargs: Any) -> None:
+    def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
         # The stock code does not reach the batch sampler of a resumed epoch on several ranks.
         self._train_batches.set_epoch(kwargs["epoch"])
         super()._run_epoch(**kwargs)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        if isinstance(eval_dataset, str):
-            eval_dataset = self.eval_dataset[eval_dataset]
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, str):
+            dataset = cast(dict[str, Any], self.eval_dataset)[dataset]
         if dataset is None:
             raise ValueError("evaluation needs an eval_dataset")
         return self._loader(dataset, self._batches(dataset, sequential(len(dataset)), self.args.eval_batch_size))
@@ -141,9 +145,9 @@ class VitwTrainer(Trainer):
         if not batches:
             return [], None
         tasks = len(self.task_names)
-        counts = sum(token_counts(batch["labels"], batch["vitw_task_ids"], tasks).cpu() for batch in batches)
-        flags = torch.tensor([int(self.preemption.requested)])
-        totals = self.accelerator.reduce(torch.cat([counts, flags]).to(device), reduction="sum").cpu().numpy()
+        counts = torch.stack([token_counts(batch["labels"], batch["vitw_task_ids"], tasks) for batch in batches]).sum(0)
+        flag = counts.new_tensor([self.preemption.requested])
+        totals = self.accelerator.reduce(torch.cat([counts, flag]).to(device), reduction="sum").cpu().numpy()
         self.preemption.agreed = bool(totals[-1])
         self._step_counts = totals[:-1]
         self._step_weights, divisor = self._weigh(self._step_counts)
@@ -257,6 +261,7 @@ class VitwTrainer(Trainer):
         losses = self.accelerator.reduce(self._eval_losses, reduction="sum").tolist()
         counts = self.accelerator.reduce(self._eval_counts, reduction="sum").tolist()
         prefix = kwargs.get("metric_key_prefix", "eval")
+        assert output.metrics is not None
         output.metrics[f"{prefix}_loss"] = math.fsum(losses) / max(math.fsum(counts), 1.0)
         for name, loss, count in zip(self.task_names, losses, counts, strict=True):
             if count:
@@ -291,11 +296,11 @@ class VitwTrainer(Trainer):
         The stock method matches names literally, which for LLaVA or Qwen2-VL, whose saved names differ from the
         model's own, loads next to nothing and only warns.
         """
-        target = self.model if model is None else model
+        target: Any = self.model if model is None else model
         if hasattr(target, "peft_config") or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_full_model(target, resume_from_checkpoint)
+            load_full_model(target, resume_from_checkpoint, self.load_model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
