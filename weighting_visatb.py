@@ -112,12 +112,12 @@ def auto_temperature(c_out: Array, c_in: Array, difficulty: Array, alpha: Sequen
     # Scores that span r give weights within exp(±r/T): from r / ln 2 on all is well.
     spans = [np.nanmax(score) - np.nanmin(score) for score in (c_out, c_in, difficulty) if np.isfinite(score).any()]
     highest = max([LOWEST_TEMPERATURE, *(float(span) / np.log(2) for span in spans)])
-    grid = np.geomspace(LOWEST_TEMPERATURE, highest * 1.001, 2000)
-    crossings = [index for index, temperature in enumerate(grid) if outside(temperature)]
-    if not crossings:
+    grid = np.geomspace(LOWEST_TEMPERATURE, highest * 1.001, 500)
+    last = next((index for index in reversed(range(len(grid))) if outside(grid[index])), None)
+    if last is None:
         return LOWEST_TEMPERATURE
-    low, high = float(grid[crossings[-1]]), float(grid[crossings[-1] + 1])
-    for _ in range(60):
+    low, high = float(grid[last]), float(grid[last + 1])
+    for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if outside(middle) else (low, middle)
     return high
@@ -243,7 +243,7 @@ def _names(value: Any, what: str) -> list[str]:
 def _check_groups(groups: Any, tasks: list[str]) -> dict[str, list[str]]:
     if not isinstance(groups, Mapping):
         raise WeightingError("groups must be an object {group: [tasks]}")
-    members = {name: _names(list(names), f"group {name!r}") for name, names in groups.items()}
+    members = {name: _names(names, f"group {name!r}") for name, names in groups.items()}
     listed = [task for names in members.values() for task in names]
     for task in tasks:
         if listed.count(task) != 1:
@@ -411,6 +411,8 @@ def weigh(
     `samples` are per-sample scores, float64[2, n] (values and their weights) by task and model. WeightingError where
     the matrix is not fit for it; what is doubtful is logged as a warning.
     """
+    if bootstrap < 0:
+        raise WeightingError(f"the number of bootstrap draws must not be negative, it is {bootstrap}")
     samples = samples or {}
     noise = denominator_noise(problem, samples)
     check_degenerate(problem, on_degenerate, noise)
@@ -530,12 +532,13 @@ def write_json(path: Path, content: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise WeightingError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _fixed(text: str) -> tuple[str, float]:

@@ -202,7 +202,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     baseline = arguments.baseline or ("EW" if arguments.zero else "STL")
     try:
         table = read_table(arguments.table)
-        results = overall(zero_shot(table) if arguments.zero else table, baseline)
+        try:
+            results = overall(zero_shot(table) if arguments.zero else table, baseline)
+        except EvaluationError as error:
+            raise EvaluationError(f"{arguments.table}: {error}") from error
         if arguments.output:
             write_json(arguments.output, {"baseline": baseline, "methods": _as_json(results, arguments.zero)})
     except EvaluationError as error:

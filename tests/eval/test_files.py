@@ -1,0 +1,204 @@
+"""Answer files in, score files out: the commands, whose answers they are, and bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import eval.core
+from eval import caption, caption_list, gleu, grounding, qa
+
+FOLDER = Path(eval.core.__file__).parent
+COMMANDS = {"caption": caption, "caption_list": caption_list, "grounding": grounding, "qa": qa, "gleu": gleu}
+
+
+def record(index, truth, prediction, **more):
+    turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": truth, "generative_value": prediction}]
+    return {"id": f"q{index}", "conversations": turns, **more}
+
+
+def answers(path, *pairs, **more):
+    path.write_text(json.dumps([record(index, *pair, **more) for index, pair in enumerate(pairs)]))
+    return path
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "truth", "metrics"),
+    [
+        ("caption", "a dog on grass", ["cider"]),
+        ("caption_list", ["a dog on grass", "one dog outside there"], ["cider"]),
+        ("grounding", "[0.1, 0.2, 0.5, 0.6]", ["iou@0.5", "mean_iou"]),
+        ("qa", "Yes.", ["em"]),
+        ("gleu", "a dog on grass", ["gleu"]),
+    ],
+)
+def test_every_command_writes_its_score_file(tmp_path, capsys, command, truth, metrics):
+    prediction = truth if isinstance(truth, str) else truth[0]
+    path = answers(tmp_path / "GQA_val-3_plus_mini-VQAv2.json", (truth, prediction), (truth, ""), (truth, prediction))
+    out, per_sample = tmp_path / "scores" / "s.json", tmp_path / "scores" / "p.json"
+    assert COMMANDS[command].main(["-a", str(path), "--output", str(out), "--per_sample", str(per_sample)]) == 0
+    content = json.loads(out.read_text())
+    assert {key: content[key] for key in ("task", "model", "split")} == {
+        "task": "GQA",
+        "model": "plus_mini-VQAv2",
+        "split": "val",
+    }
+    assert (content["num_samples"], content["num_malformed"]) == (3, 1)
+    assert [entry["metric"] for entry in content["scores"]] == metrics
+    assert all(set(entry) == {"metric", "value", "stderr", "higher_is_better"} for entry in content["scores"])
+    rows = json.loads(per_sample.read_text())["samples"]
+    assert [row["id"] for row in rows] == ["q0", "q1", "q2"]
+    assert [row["malformed"] for row in rows] == [False, True, False]
+    for entry in content["scores"]:
+        values = [row["values"][entry["metric"]] for row in rows]
+        weights = [row.get("weights", {}).get(entry["metric"], 1) for row in rows]
+        assert entry["value"] == pytest.approx(sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights))
+    assert "1 malformed" in capsys.readouterr().out
+    assert files(out.parent) == ["p.json", "s.json"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run_from_anywhere_without_torch(tmp_path, command):
+    truth = "[0, 0, 1, 1]"
+    path = answers(tmp_path / "f.json", (truth, truth), ("[0, 0, 2, 1]", ""))
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(FOLDER / f"{command}.py"), "-a", path.name],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "2 answers, 1 malformed" in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"torch", "transformers"}
+    assert ("numpy" in loaded) == command.startswith("caption")
+
+
+def test_what_the_records_say_goes_before_the_file_name(tmp_path):
+    path = answers(
+        tmp_path / "GQA_val-2_m1.json", ("a", "a"), ("b", "b"), task="VQAv2", generator="plus_mini:GQA", split="test"
+    )
+    out = tmp_path / "s.json"
+    assert qa.main(["-a", str(path), "--output", str(out)]) == 0
+    content = json.loads(out.read_text())
+    assert [content[key] for key in ("task", "model", "split")] == ["VQAv2", "plus_mini:GQA", "test"]
+    assert qa.main(["-a", str(path), "--output", str(out), "--task", "X", "--model", "Y", "--split", "Z"]) == 0
+    content = json.loads(out.read_text())
+    assert [content[key] for key in ("task", "model", "split")] == ["X", "Y", "Z"]
+
+
+@pytest.mark.parametrize(
+    ("name", "identity"),
+    [
+        ("RefCOCO-caption_test-5k_EW", ("RefCOCO-caption", "EW", "test")),
+        ("VQAv2-mini_train-2594_plus_mini_x", ("VQAv2", "plus_mini_x", "train")),
+        ("m3it-COCO_val-100_mini", ("m3it-COCO", "mini", "val")),
+    ],
+)
+def test_file_names_tell_task_split_and_model(name, identity):
+    match = eval.core.ANSWER_FILE_NAME.fullmatch(name)
+    assert (match["task"], match["model"], match["split"]) == identity
+
+
+def test_ids_that_come_again_are_told_apart(tmp_path):
+    path = tmp_path / "f.json"
+    path.write_text(json.dumps([record(0, "a", "a"), record(0, "b", "b"), {**record(0, "c", "c"), "question_id": 7}]))
+    assert [sample.id for sample in eval.core.read_answers(path)] == ["q0", "q0#2", "7"]
+
+
+def test_caption_sends_several_references_to_caption_list(tmp_path, capsys):
+    path = answers(tmp_path / "f.json", (["a b", "c d"], "a b"), ("e f", "e f"))
+    assert caption.main(["-a", str(path)]) == 2
+    assert "record id q0 has several references; score it with caption_list.py" in capsys.readouterr().err
+    assert caption_list.main(["-a", str(path)]) == 0
+    assert "CIDEr (whitespace)" in capsys.readouterr().out
+
+
+def broken(change):
+    content = record(1, "a", "a")
+    change(content)
+    return [record(0, "a", "a"), content]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not valid JSON"),
+        ('[{"id": 1', "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        (b"\xff\xfe[]", "not valid JSON"),
+        ({}, "non-empty JSON list"),
+        ([], "non-empty JSON list"),
+        ([3], "record 0: not a JSON object"),
+        (broken(lambda r: r.pop("conversations")), "record 1 (id q1): `conversations`"),
+        (broken(lambda r: r["conversations"].extend(r["conversations"])), "exactly one human/assistant pair"),
+        (broken(lambda r: r["conversations"].reverse()), "a human turn and then an assistant turn"),
+        (
+            broken(lambda r: r["conversations"][1].pop("generative_value")),
+            "record 1 (id q1): `generative_value` is missing",
+        ),
+        (broken(lambda r: r["conversations"][1].update(generative_value=None)), "must be a string, not NoneType"),
+        (broken(lambda r: r["conversations"][1].update(value="  ")), "record 1 (id q1): the truth"),
+        (broken(lambda r: r["conversations"][1].update(value=[])), "the truth"),
+        (broken(lambda r: r["conversations"][1].update(value=["a", 3])), "the truth"),
+        (broken(lambda r: r["conversations"][0].pop("value")), "the question"),
+        (broken(lambda r: r.update(task="B")), "more than one task (B, None); pass --task"),
+        (broken(lambda r: r.update(task=[1])), "its task must be a string"),
+    ],
+)
+def test_bad_answer_files_are_named(tmp_path, capsys, content, message):
+    path = tmp_path / "GQA_val-2_mini.json"
+    path.write_bytes(
+        content
+        if isinstance(content, bytes)
+        else (content if isinstance(content, str) else json.dumps(content)).encode()
+    )
+    assert (
+        qa.main(["-a", str(path), "--output", str(tmp_path / "s.json"), "--per_sample", str(tmp_path / "p.json")]) == 2
+    )
+    error = capsys.readouterr().err
+    assert message in error
+    assert str(path) in error
+    assert files(tmp_path) == [path.name]
+
+
+def test_an_unknown_identity_matters_only_to_score_files(tmp_path, capsys):
+    path = answers(tmp_path / "my answers.json", ("a", "a"))
+    assert qa.main(["-a", str(path)]) == 0
+    assert qa.main(["-a", str(path), "--output", str(tmp_path / "s.json")]) == 2
+    assert "neither its name nor its records tell the task; pass --task" in capsys.readouterr().err
+
+
+def test_the_answers_are_never_overwritten(tmp_path, capsys):
+    path = answers(tmp_path / "GQA_val-1_mini.json", ("a", "a"))
+    before = path.read_bytes()
+    assert qa.main(["-a", str(path), "--output", str(tmp_path / "." / path.name)]) == 2
+    assert "must be different files" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, capsys, monkeypatch):
+    path = answers(tmp_path / "GQA_val-1_mini.json", ("a", "a"))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    assert qa.main(["-a", str(path), "--output", str(tmp_path / "s.json")]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert files(tmp_path) == [path.name]
+
+
+def test_the_judge_says_that_it_is_missing_or_loads():
+    import importlib.util
+
+    if importlib.util.find_spec("eval.judge"):
+        pytest.skip("the judge is installed")
+    with pytest.raises(eval.core.EvaluationError, match=r"metric 'judge': its engine \(eval\.judge\)"):
+        eval.metrics.load_metric("judge")
