@@ -7,6 +7,7 @@ says so; nothing is silently ignored.
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -173,6 +174,9 @@ class TrainingArguments(VitwTrainingArguments):
         self.weight_method_given = self.weight_method is not None
         self.weight_method = self.weight_method or "EW"
         super().__post_init__()
+        if self.deepspeed and self.use_cpu and torch.distributed.is_initialized():
+            # transformers does this for GPUs only; without it DeepSpeed takes every rank for the only one.
+            importlib.import_module("deepspeed").init_distributed(dist_backend="gloo")
         if self.model_max_length < 1:
             raise UsageError(f"--model_max_length must be positive: {self.model_max_length}")
 

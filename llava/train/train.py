@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -196,6 +197,7 @@ def make_trainer(
         task_units=tasks.units,
         train_order=order,
         vocab_size=source.family.real_vocab_size(net.config),
+        load_model=lambda path: source.family.load_model(path, dtype=dtype),
         train_dataset=train_set,
         eval_dataset=eval_set,
         data_collator=Collator(source.processor, training.model_max_length, data.packing),
@@ -252,6 +254,8 @@ def _set_up_logging() -> None:
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     for name in ("llava", "transformers_patch"):
         logging.getLogger(name).setLevel(level)
+    # DeepSpeed calls torch by names that newer torch deprecates, once per tensor.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
     if not is_main():
         hf_logging.set_verbosity_error()
 
