@@ -43,7 +43,8 @@ def read_shard(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
         else:
             yield from _load_bin(file).items()
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file}: not a readable weight file ({str(error).splitlines()[0]})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{file}: not a readable weight file ({reason})") from error
 
 
 def _load_bin(file: Path) -> dict[str, torch.Tensor]:
