@@ -59,7 +59,10 @@ def contributions(
 
 
 def difficulties(
-    low: Array, high: Array, higher_is_better: Sequence[bool] | None = None, unit_of: Units | None = None
+    low: Array,
+    high: Array,
+    higher_is_better: Sequence[bool] | NDArray[np.bool_] | None = None,
+    unit_of: Units | None = None,
 ) -> Array:
     """D[i] = 1 − V_i(mini) / V_i(i+mini), Eq. 6 (Eq. 11 and 12: `low` of mini_i, `high` of i alone).
 
@@ -157,8 +160,9 @@ def _shares(alpha: Sequence[float]) -> Array:
 class Problem:
     """A validation matrix in arrays, with only what the chosen form needs (the rest NaN).
 
-    `models`: R names of rows ("mini", "plus_mini:GQA", …); `values`, `stderr`: float64[R, M]; `unit_of`: int[M];
-    `start`, `low`: row numbers; `reached`, `high`: N row numbers each; `order` lists the fixed tasks, too.
+    `models`: R names of rows; `values`, `stderr`: float64[R, M]; `unit_of`: int[M], each task's unit. Row 0 is the
+    start (mini or base), rows 1 to N are the units' proxies; row `low`, and N rows from `high` on, are the
+    difficulty's (they may be the same rows). `order` lists the fixed tasks, too.
     """
 
     tasks: list[str]
@@ -168,10 +172,8 @@ class Problem:
     models: list[str]
     values: Array
     stderr: Array
-    start: int
     low: int
-    reached: list[int]
-    high: list[int]
+    high: int
     order: list[str]
     fixed: dict[str, float]
     groups: dict[str, list[str]] | None
@@ -179,13 +181,25 @@ class Problem:
     def needed(self) -> NDArray[np.bool_]:
         """bool[R, M], true if the form reads the cell."""
         mask = np.zeros(self.values.shape, dtype=bool)
-        mask[[self.start, self.low, *self.reached]] = True
-        mask[np.asarray(self.high)[self.unit_of], np.arange(len(self.tasks))] = True
+        mask[: len(self.units) + 1] = mask[self.low] = True
+        mask[self.high + self.unit_of, np.arange(len(self.tasks))] = True
         return mask
+
+    def reached(self, values: Array) -> Array:
+        """The proxies' figures, float64[..., N, M]."""
+        return values[..., 1 : len(self.units) + 1, :]
+
+    def own(self, values: Array) -> Array:
+        """V_j(j+mini), float64[..., M]."""
+        return _own(self.reached(values), self.unit_of)
+
+    def ends(self, values: Array) -> tuple[Array, Array]:
+        """What difficulty compares: each task's figures with little data and with all, float64[..., M] each."""
+        return values[..., self.low, :], values[..., self.high + self.unit_of, np.arange(len(self.tasks))]
 
     def denominators(self, values: Array) -> Array:
         """V_j(j+mini) − V_j(mini), turned so that a gain is positive; float64[..., M]."""
-        gain = _own(values[..., self.reached, :], self.unit_of) - values[..., self.start, :]
+        gain = self.own(values) - values[..., 0, :]
         return np.where(self.higher_is_better, gain, -gain)
 
 
@@ -222,10 +236,8 @@ def build_problem(
         models=models,
         values=_cells(matrix, "the matrix", models, tasks, known),
         stderr=_cells(matrix.get("stderr", {}), "the matrix's `stderr`", models, tasks, known),
-        start=0,
         low=models.index("single_mini") if precise else 0,
-        reached=[models.index(f"{proxies}:{unit}") for unit in units],
-        high=[models.index(f"{'single' if precise else proxies}:{unit}") for unit in units],
+        high=models.index(f"{'single' if precise else proxies}:{units[0]}"),
         order=order + [task for task in fixed if task not in order],
         fixed=fixed,
         groups={unit: list(names) for unit, names in members.items()} if groups else None,
@@ -298,11 +310,8 @@ def solve(problem: Problem, values: Array, on_degenerate: str, noise: Array) -> 
     missing = (np.isnan(values) & problem.needed()).any(axis=-2)
     gain = np.where((gain > 0) & ~missing, gain, np.nan)
     signed = np.where(problem.higher_is_better, gain, -gain)
-    reached, start = values[..., problem.reached, :], values[..., problem.start, :]
-    matrix = contributions(reached, start, problem.unit_of, signed)
-    high = _own(values[..., problem.high, :], problem.unit_of)
-    hard = difficulties(values[..., problem.low, :], high, list(problem.higher_is_better), problem.unit_of)
-    return matrix, hard
+    matrix = contributions(problem.reached(values), values[..., 0, :], problem.unit_of, signed)
+    return matrix, difficulties(*problem.ends(values), problem.higher_is_better, problem.unit_of)
 
 
 def check_degenerate(problem: Problem, on_degenerate: str, noise: Array) -> None:
@@ -316,20 +325,20 @@ def check_degenerate(problem: Problem, on_degenerate: str, noise: Array) -> None
         text = f"no figure of {problem.models[row]} on {problem.tasks[column]}"
         (mended if on_degenerate == "drop" else fatal).append(text)
     gains = problem.denominators(problem.values)
-    own = _own(problem.values[problem.reached], problem.unit_of)
-    for task, unit, gain, end, begin, spread in zip(
-        problem.tasks, problem.unit_of, gains, own, problem.values[problem.start], noise, strict=True
+    figures = zip(problem.values[0], problem.own(problem.values), strict=True)
+    for task, unit, gain, (start, end), spread in zip(
+        problem.tasks, problem.unit_of, gains, figures, noise, strict=True
     ):
-        proxy, start = problem.models[problem.reached[unit]], problem.models[problem.start]
-        text = f"{task}: {proxy} gives {end:.6g}, {start} {begin:.6g}, a gain of {gain:.6g}"
+        names = problem.models[1 + unit], problem.models[0]
+        text = f"{task}: {names[0]} gives {end:.6g}, {names[1]} {start:.6g}, a gain of {gain:.6g}"
         if gain <= 0:
             mends = on_degenerate == "drop" or (on_degenerate == "clip" and spread > 0)
             hint = " (clip needs standard errors)" if on_degenerate == "clip" and not mends else ""
             (mended if mends else fatal).append(f"{text}, which is no gain{hint}")
         elif gain < 2 * spread:
             logger.warning("%s, which is within two standard errors (%.6g)", text, 2 * spread)
-    high = _own(problem.values[problem.high], problem.unit_of)
-    divisor = np.where(problem.higher_is_better, high, problem.values[problem.low])
+    low, high = problem.ends(problem.values)
+    divisor = np.where(problem.higher_is_better, high, low)
     for task, value in zip(problem.tasks, divisor, strict=True):
         if value <= 0:
             text = f"{task}: its difficulty divides by {value:.6g}"
@@ -352,18 +361,15 @@ def _pairs(problem: Problem, column: int, samples: Samples) -> Array | None:
 
 def denominator_noise(problem: Problem, samples: Samples) -> Array:
     """Standard error of every denominator, float64[M]: paired over per-sample scores, else from the cells' own."""
-    own = _own(problem.stderr[problem.reached], problem.unit_of)
-    noise = np.hypot(own, problem.stderr[problem.start])
+    noise = np.hypot(problem.own(problem.stderr), problem.stderr[0])
     for column, unit in enumerate(problem.unit_of):
         pairs = _pairs(problem, column, samples)
         if pairs is None or pairs.shape[-1] < 2:
             continue
-        rows = list(np.flatnonzero(problem.needed()[:, column]))
-        (values, weights), n = pairs, pairs.shape[-1]
+        values, weights = pairs[:, [0, 1 + unit]]  # the needed rows begin with all of 0 to N
         means = (values * weights).sum(axis=1) / weights.sum(axis=1)
         errors = weights * (values - means[:, None]) / weights.mean(axis=1)[:, None]
-        gains = errors[rows.index(problem.reached[unit])] - errors[rows.index(problem.start)]
-        noise[column] = np.sqrt((gains**2).sum() / (n - 1) / n)
+        noise[column] = (errors[1] - errors[0]).std(ddof=1) / np.sqrt(values.shape[-1])
     return noise
 
 
@@ -565,13 +571,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="val", help="split of the score files (default: val)")
     parser.add_argument("--temperature", type=_temperature, default=0.5, metavar="T|auto")
     for name, value in zip(COMPONENTS, ALPHA, strict=True):
-        parser.add_argument(
-            f"--alpha-{name}",
-            f"--alpha_{name}",
-            type=float,
-            default=value,
-            help=f"share of λ_{name} (default: {value})",
-        )
+        parser.add_argument(f"--alpha-{name}", f"--alpha_{name}", type=float, default=value, help=f"(default: {value})")
     parser.add_argument("--form", choices=("standard", "simple"), default="standard", help="Eq. 3-6, or Eq. 10-11")
     parser.add_argument("--difficulty", choices=("real", "precise"), default="real", help="Eq. 6, or Eq. 12")
     parser.add_argument("--groups", type=Path, metavar="F", help="JSON object {group: [tasks]}")
@@ -579,9 +579,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--on_degenerate", choices=("error", "drop", "clip"), default="error")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="B", help="draws for the intervals; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    parser.add_argument(
-        "--output", type=Path, metavar="F", help="write the weights file (with --scores the matrix, too)"
-    )
+    parser.add_argument("--output", type=Path, metavar="F", help="write the weights (with --scores the matrix, too)")
     return parser
 
 
