@@ -28,7 +28,7 @@ from transformers_patch.arguments import VitwTrainingArguments
 from transformers_patch.checkpoint import COMPLETE, load_full_model
 from transformers_patch.forward import TokenLosses, patch_forward
 from transformers_patch.loss import target_tasks, task_loss_sums, token_counts
-from transformers_patch.preempt import Preemption
+from transformers_patch.preempt import Preemption, shield_worker
 from transformers_patch.sampler import EpochBatchSampler, EpochOrder, PaddedDataset, sequential, shuffled
 from transformers_patch.weighter import Weighter
 
@@ -128,6 +128,7 @@ class VitwTrainer(Trainer):
             PaddedDataset(dataset),
             batch_sampler=batches,
             collate_fn=self.data_collator,
+            worker_init_fn=shield_worker,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
