@@ -1,0 +1,275 @@
+"""Batched generation with one model.
+
+Requests are answered longest first, padded on the left; images are read ahead in worker processes. A batch that does
+not fit in memory is halved and so are those after it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+
+from llava.data.errors import BadSampleError, DataError
+from llava.infer.batching import MAX_BATCH, batch_size_for_memory, is_out_of_memory, plan_batches
+from llava.infer.prompts import Prompt, PromptMaker, Request, pixel_inputs
+from llava.mm_utils import KeywordsStoppingCriteria
+from llava.model.family import Processor, family_of
+
+logger = logging.getLogger(__name__)
+
+_WORKERS_FROM_IMAGES = 64  # starting processes for fewer takes longer than reading them
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How answers are written. Temperature 0 is greedy (or plain beam search), the same at every run.
+
+    `batch_size` None: as memory allows. `num_workers` None: one per spare CPU core up to 4, none for few images.
+    """
+
+    max_new_tokens: int = 1024
+    temperature: float = 0.0
+    top_p: float | None = None
+    num_beams: int = 1
+    batch_size: int | None = None
+    num_workers: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.num_beams < 1 or (self.batch_size is not None and self.batch_size < 1):
+            raise ValueError("max_new_tokens, num_beams and batch size must be at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie above 0 and be at most 1, not {self.top_p}")
+
+
+class Generator:
+    """Answers requests with a model on its device.
+
+    The model's own generation settings (sampling, penalties) are put aside: only its end tokens are kept.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: Processor,
+        template: str | None = None,
+        settings: GenerationSettings | None = None,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.settings = settings or GenerationSettings()
+        self.prompts = PromptMaker(processor, template, context_positions(model))
+        eos = getattr(model.generation_config, "eos_token_id", None)
+        self.end = self.prompts.answer_end(eos)
+        model.generation_config = GenerationConfig()  # transformers would fill our unset values from it
+        real = family_of(model.config).real_vocab_size(model.config) or len(processor.tokenizer)
+        self._logits = LogitsProcessorList([_RealTokensOnly(real)])
+        self._limit: int | None = None  # rows that once proved too many are not tried again
+        torch.manual_seed(self.settings.seed)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Any, str]]:
+        """`(id, answer)` of every request, in the order in which they are done.
+
+        Raises DataError naming a request that cannot be asked, before any is answered.
+        """
+        prompts = []
+        for request in requests:
+            try:
+                prompts.append(self.prompts.prompt(request))
+            except BadSampleError as error:
+                raise DataError(f"request {request.id}: {error.detail}") from error
+        for batch in self.generate_batches(prompts):
+            yield from batch
+
+    def generate_batches(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[Any, str]]]:
+        """`(id, answer)` of every prompt, batch by batch. Raises DataError for an image that cannot be read."""
+        prompts = sorted(prompts, key=lambda prompt: -prompt.length)
+        batches = self._plan(prompts)
+        for batch, loaded in zip(batches, self._load(prompts, batches), strict=True):
+            for bad in (one for one in loaded if isinstance(one, DataError)):
+                raise bad
+            rows = [prompts[place] for place in batch]
+            answers = self._fitting(rows, loaded)
+            yield [(prompt.id, answer) for prompt, answer in zip(rows, answers, strict=True)]
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """The answer to one request, in pieces as it is written. Raises BadSampleError."""
+        prompt = self.prompts.prompt(request)
+        inputs = self._inputs([prompt], [pixel_inputs(self.processor, prompt)])
+        tokenizer: Any = self.processor.tokenizer
+        streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        failed: list[Exception] = []
+
+        def work() -> None:
+            try:
+                self._run(inputs, streamer)
+            except Exception as error:  # handed to the reader's thread below
+                failed.append(error)
+                streamer.end()
+
+        thread = Thread(target=work, daemon=True)
+        thread.start()
+        yield from _until(self.end.text, streamer)
+        thread.join()
+        for error in failed:
+            raise error
+
+    def _plan(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        settings = self.settings
+        if settings.batch_size is not None:
+            return plan_batches(prompts, 0, settings.batch_size, settings.batch_size)
+        if not prompts:
+            return []
+        device = self.model.device
+        first = batch_size_for_memory(
+            self.model.config,
+            prompts[0].length,
+            settings.max_new_tokens,
+            settings.num_beams,
+            device,
+            self.model.dtype,
+        )
+        return plan_batches(
+            prompts, settings.max_new_tokens, first, MAX_BATCH["cuda" if device.type == "cuda" else "cpu"]
+        )
+
+    def _load(self, prompts: Sequence[Prompt], batches: list[list[int]]) -> Iterable[list[Any]]:
+        images = sum(len(prompt.images) for prompt in prompts)
+        workers = self.settings.num_workers
+        if workers is None:
+            spare = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1
+            workers = max(0, min(4, spare)) if images >= _WORKERS_FROM_IMAGES else 0
+        dataset = _PixelBatches(prompts, batches, self.processor)
+        return DataLoader(dataset, batch_size=None, num_workers=workers if images else 0)
+
+    def _fitting(self, prompts: Sequence[Prompt], pixels: Sequence[dict[str, Tensor]]) -> list[str]:
+        """The answers, in as few passes as memory allows."""
+        size = len(prompts) if self._limit is None else min(self._limit, len(prompts))
+        answers: list[str] = []
+        while len(answers) < len(prompts):
+            part = slice(len(answers), len(answers) + size)
+            try:
+                answers += self._answers(self._inputs(prompts[part], pixels[part]))
+                continue
+            except RuntimeError as error:
+                rows = len(prompts[part])
+                if rows == 1 or not is_out_of_memory(error):
+                    raise
+            # outside the handler, so that the traceback no longer holds the pass's tensors
+            size = self._limit = rows // 2
+            if self.model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            logger.warning("out of memory with %d answers at once; going on with %d", rows, size)
+        return answers
+
+    def _inputs(self, prompts: Sequence[Prompt], pixels: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        batch = self.prompts.batch(prompts, pixels)
+        model = self.model
+        return {
+            name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+            for name, value in batch.items()
+        }
+
+    def _answers(self, inputs: dict[str, Tensor]) -> list[str]:
+        written = self._run(inputs)[:, inputs["input_ids"].shape[1] :].tolist()
+        ends = set(self.end.token_ids)
+        answers = [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in written]
+        texts = self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [self.end.cut(text) for text in texts]
+
+    @torch.inference_mode()
+    def _run(self, inputs: dict[str, Tensor], streamer: TextIteratorStreamer | None = None) -> Tensor:
+        settings = self.settings
+        sampling = {"temperature": settings.temperature, "top_p": settings.top_p} if settings.temperature > 0 else {}
+        config = GenerationConfig(
+            max_new_tokens=settings.max_new_tokens,
+            do_sample=settings.temperature > 0,
+            num_beams=settings.num_beams,
+            eos_token_id=list(self.end.token_ids) or None,
+            pad_token_id=self.prompts.pad_token_id,
+            **sampling,
+        )
+        stopping = StoppingCriteriaList()
+        if self.end.text is not None:
+            stopping.append(KeywordsStoppingCriteria([self.end.text], self.processor.tokenizer, inputs["input_ids"]))
+        return self.model.generate(
+            **inputs,
+            generation_config=config,
+            logits_processor=self._logits,
+            stopping_criteria=stopping,
+            streamer=streamer,
+        )
+
+
+def context_positions(model: PreTrainedModel) -> int | None:
+    """Tokens that the model has positions for, None where it sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+class _RealTokensOnly(LogitsProcessor):
+    """Keeps vocabulary rows that stand for no text (padding rows, LLaVA's `<image>` and `<pad>`) from being written."""
+
+    def __init__(self, real: int) -> None:
+        self.real = real
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """`scores: float[B, V]` with the rows from `real` up at minus infinity."""
+        return scores.index_fill(1, torch.arange(self.real, scores.shape[1], device=scores.device), -torch.inf)
+
+
+class _PixelBatches(Dataset[list[Any]]):
+    """Pixels of each prompt of a batch, or the DataError that says what is wrong with its image."""
+
+    def __init__(self, prompts: Sequence[Prompt], batches: list[list[int]], processor: Processor) -> None:
+        self.prompts = prompts
+        self.batches = batches
+        self.processor = processor
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> list[Any]:
+        return [self._pixels(self.prompts[place]) for place in self.batches[number]]
+
+    def _pixels(self, prompt: Prompt) -> dict[str, Tensor] | DataError:
+        try:
+            return pixel_inputs(self.processor, prompt)
+        except BadSampleError as error:  # returned, since a worker's exceptions lose their message in its traceback
+            return DataError(f"request {prompt.id}: {error.detail}")
+
+
+def _until(end: str | None, pieces: Iterable[str]) -> Iterator[str]:
+    """The text of `pieces` up to `end`; what may be the beginning of `end` is held back until it is known."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        if end is None:
+            keep = 0
+        elif end in held:
+            yield held.split(end, 1)[0]
+            return
+        else:
+            keep = next((n for n in range(min(len(end) - 1, len(held)), 0, -1) if end.startswith(held[-n:])), 0)
+        if len(held) > keep:
+            yield held[: len(held) - keep]
+            held = held[len(held) - keep :]
+    if held:
+        yield held
