@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPVisionModel, LlamaForCausalLM
 from torch.nn import functional as F
+from transformers import CLIPVisionModel, LlamaForCausalLM
 
 from llava.model.adapter import write_projector
 from llava.model.build import build_llava, llava_config
@@ -84,7 +84,7 @@ def test_saved_model_loads_with_its_projector(parts, tmp_path, kind):
 
 
 def test_identity_projector_needs_equal_widths(parts):
-    with pytest.raises(ValueError, match="24 features .* takes 32"):
+    with pytest.raises(ValueError, match=r"24 features .* takes 32"):
         llava_config(*parts, projector_type="identity")
 
 
@@ -127,7 +127,7 @@ def test_tied_language_model_stays_tied(parts, tmp_path):
     LlamaForCausalLM(LlamaConfig.from_pretrained(parts[0], tie_word_embeddings=True)).save_pretrained(folder)
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copy(parts[0] / name, folder)
-    model, processor = build_llava(folder, parts[1])
+    model, _ = build_llava(folder, parts[1])
     assert model.lm_head.weight is model.get_input_embeddings().weight
     model.save_pretrained(tmp_path / "out")
     again = family_of(tmp_path / "out").load_model(tmp_path / "out")

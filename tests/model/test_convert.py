@@ -105,7 +105,9 @@ def test_sharded_sources_and_outputs(original_folder, tmp_path, monkeypatch, for
 def test_writer_holds_one_shard_at_most(tmp_path, monkeypatch):
     writer = shards.ShardWriter(tmp_path, shard_bytes=1000)
     sizes = []
-    monkeypatch.setattr(shards, "save_file", lambda tensors, *_, **__: sizes.append(sum(t.nbytes for t in tensors.values())))
+    monkeypatch.setattr(
+        shards, "save_file", lambda tensors, *_, **__: sizes.append(sum(t.nbytes for t in tensors.values()))
+    )
     monkeypatch.setattr(shards.os, "replace", lambda *_: None)
     for number in range(20):
         writer.add(f"t{number}", torch.zeros(75))
