@@ -20,6 +20,14 @@ EXIT_CODE = 143
 """What a preempted run exits with: 128 + SIGTERM, as schedulers expect."""
 
 
+def shield_worker(worker_id: int) -> None:
+    """Keep a data loader's worker alive on SIGTERM (its `worker_init_fn`).
+
+    Launchers and schedulers signal all processes of a job; without workers the step could not be finished.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class Preemption(TrainerCallback):
     """Whether this process was asked to stop (`requested`), and whether any rank was (`agreed`, set by the Trainer).
 
