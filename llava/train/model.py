@@ -25,11 +25,12 @@ from transformers.integrations import deepspeed as hf_deepspeed
 
 from llava.model.adapter import read_projector
 from llava.model.build import build_llava, llava_config, load_base_tokenizer
-from llava.model.convert import config_from_original, from_original, processor_from_original
+from llava.model.convert import from_original
 from llava.model.families.llava import LlavaSquareProcessor, square_image_processor
 from llava.model.family import Family, Processor, family_of, get_family
 from llava.model.lora import lora_config, quantization_config
 from llava.model.original import is_original, read_config
+from llava.model.original_parts import config_from_original, processor_from_original
 from llava.model.projector import STOCK_TYPE, projector_type_of
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, UsageError
 from llava.train.folder import BASE_MODEL
@@ -219,9 +220,12 @@ def _without_zero3() -> Iterator[None]:
 def load_base(source: Source, base: Path, model: ModelArguments, dtype: torch.dtype) -> PreTrainedModel:
     """Load the model on this rank (its part of it under ZeRO-3)."""
     quantization = quantization_config(model.bits, source.family, dtype, model.double_quant, model.quant_type)
-    return source.family.load_model(
+    net = source.family.load_model(
         base, dtype=dtype, attn_implementation=model.attn_implementation, quantization_config=quantization
     )
+    if source.vision_tower is not None:
+        net.config.mm_vision_tower = _recorded(model.vision_tower or "")
+    return net
 
 
 def weight_dtype(model: ModelArguments, training: TrainingArguments) -> torch.dtype:
@@ -259,7 +263,22 @@ def keep_masters(net: nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def add_lora(net: PreTrainedModel, family: Family, model: ModelArguments, base: Path) -> PeftModel:
+def adapter_base(source: Source, model: ModelArguments, base: Path) -> Path | str:
+    """Return what an adapter of this run stands on, as its configuration records it: a folder or a Hugging Face name.
+
+    The model that the run started from, or the bare language model of parts, whose projector the adapter brings. Only
+    where the adapter brings none is it the model that was built in the output folder.
+    """
+    if source.kind == "parts" and model.freeze_mm_mlp_adapter:
+        return base.resolve()
+    return _recorded(model.model_name_or_path or "")
+
+
+def _recorded(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def add_lora(net: PreTrainedModel, family: Family, model: ModelArguments, base: Path | str) -> PeftModel:
     """Wrap the model in LoRA: the language model's linear layers adapted, the projector trained in full."""
     if model.bits != 16:
         prepare_model_for_kbit_training(net, use_gradient_checkpointing=False)

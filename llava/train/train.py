@@ -33,6 +33,7 @@ from llava.train.folder import BASE_MODEL, CARD, PREEMPTED, begin, inspect, publ
 from llava.train.model import (
     PROJECTOR_FILE,
     Source,
+    adapter_base,
     add_lora,
     choose_trainable,
     find_source,
@@ -181,7 +182,7 @@ def make_trainer(
     net.config.get_text_config().use_cache = False
     choose_trainable(net, source.family, model)
     set_seed(training.seed)
-    wrapped = add_lora(net, source.family, model, base) if model.lora_enable else net
+    wrapped = add_lora(net, source.family, model, adapter_base(source, model, base)) if model.lora_enable else net
     if not training.deepspeed:
         keep_masters(wrapped)
     order = None
@@ -215,11 +216,13 @@ def save(trainer: LlavaTrainer, source: Source, model: ModelArguments) -> None:
     trainer.save_model(str(saving))
     trainer.save_state()
     if is_main():
+        if model.lora_enable:
+            net.config.save_pretrained(saving)  # an adapter's folder says by itself what model it makes
         if model.tune_mm_mlp_adapter and source.family.name == "llava":
             save_projector(saving, source)
         publish(folder)
-        if not model.lora_enable and (folder / BASE_MODEL).is_dir():  # an adapter needs it further
-            shutil.rmtree(folder / BASE_MODEL)
+        if not (model.lora_enable and model.freeze_mm_mlp_adapter):  # such an adapter stands on it
+            shutil.rmtree(folder / BASE_MODEL, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 
 
