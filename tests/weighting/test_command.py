@@ -76,7 +76,7 @@ def test_the_script_stands_alone(tmp_path):
 def test_options_reach_the_method(tmp_path):
     matrix, out = write(tmp_path / "m.json", small_matrix()), tmp_path / "new" / "w.json"
     alphas = ["--alpha-out", 1, "--alpha-in", 0, "--alpha-difficulty", 0]
-    assert run(matrix, "--temperature", 1, *alphas, "--fixed", "S=1.0", "T=0.5", "--output", out) == 0
+    assert run(matrix, "--temperature", 1, *alphas, "--fixed", "S=1.0", "--fixed", "T=0.5", "--output", out) == 0
     content = json.loads(out.read_text())
     assert {task: content["weights"][task] for task in "ABC"} == pytest.approx(content["components"]["out"])
     assert content["weights"]["S"] == 1.0
@@ -185,7 +185,7 @@ def test_per_sample_scores_must_be_of_the_same_questions(tmp_path, capsys):
         (small_matrix(), ["--difficulty", "precise"], "no figure of single_mini on A"),
         (small_matrix(), ["--temperature", "0"], "temperature"),
         (small_matrix(), ["--alpha-out", "0.9"], "sum to 1"),
-        (small_matrix(), ["--fixed", "A=1", "B=1"], "at least two"),
+        (small_matrix(), ["--fixed", "A=1", "--fixed", "B=1"], "at least two"),
         (small_matrix(), ["--bootstrap", "-1"], "bootstrap"),
     ],
 )
