@@ -1,0 +1,123 @@
+"""Where everything of one experiment lies: the paths of a work folder, and the names of its models.
+
+A model is `mini`, `plus_mini:<unit>`, `single:<unit>`, `single_mini:<unit>`, `base`, a weighting method (`EW`, …) or
+`STL:<task>`. A unit is a task, or a group of tasks. `safe` turns any of these names into a file name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+SPLITS = ("val", "test")
+
+
+def safe(name: str) -> str:
+    """`name` as part of a file name: ":" becomes "-", and so does what file systems or shells mind."""
+    return re.sub(r"[^\w.+-]", "-", name)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of the work folder `root`."""
+
+    root: Path
+
+    @property
+    def experiment(self) -> Path:
+        """The experiment file with all defaults written out."""
+        return self.root / "experiment.yaml"
+
+    @property
+    def engine(self) -> Path:
+        """What the workflow keeps for itself: plan of jobs, locks, hashes."""
+        return self.root / ".workflow"
+
+    @property
+    def jobs(self) -> Path:
+        """The jobs of the present run and the keys of their steps."""
+        return self.engine / "jobs.json"
+
+    @property
+    def data(self) -> Path:
+        """Subsets and questions."""
+        return self.root / "data"
+
+    @property
+    def subsets(self) -> Path:
+        """Which files each model is trained on, with counts and seed."""
+        return self.data / "subsets.json"
+
+    def subset(self, task: str, size: str, count: int) -> Path:
+        """The `size` ("mini" or "large") subset of a task's training data, of `count` records."""
+        return self.data / f"{safe(task)}-{size}_train-{count}.json"
+
+    def question_folder(self, split: str) -> Path:
+        """The questions of a split, one file per task."""
+        return self.data / split
+
+    def questions(self, task: str, split: str, count: int) -> Path:
+        """The questions of a task, of `count` records."""
+        return self.question_folder(split) / f"{safe(task)}_{split}-{count}.json"
+
+    def model(self, name: str) -> Path:
+        """The train command's output folder."""
+        return self.root / "models" / safe(name)
+
+    def answer_folder(self, split: str, model: str) -> Path:
+        """Where a model's answers to a split lie."""
+        return self.root / "answers" / split / safe(model)
+
+    def answers(self, split: str, model: str, questions: Path) -> Path:
+        """A model's answers to one file of questions."""
+        return self.answer_folder(split, model) / f"{questions.stem}_{safe(model)}.json"
+
+    def score(self, split: str, task: str, model: str) -> Path:
+        """A model's score on a task."""
+        return self.root / "scores" / split / f"{safe(task)}_{safe(model)}.json"
+
+    def per_sample(self, split: str, task: str, model: str) -> Path:
+        """The scores of the single questions."""
+        return self.score(split, task, model).with_suffix(".per_sample.json")
+
+    @property
+    def matrix(self) -> Path:
+        """The validation matrix."""
+        return self.root / "matrix.json"
+
+    @property
+    def weights(self) -> Path:
+        """The task weights."""
+        return self.root / "weights.json"
+
+    @property
+    def results(self) -> Path:
+        """Test figures of all methods, ΔI and ΔE."""
+        return self.root / "results.json"
+
+    @property
+    def cost(self) -> Path:
+        """What each model took."""
+        return self.root / "cost.json"
+
+    def done(self, job: str) -> Path:
+        """The marker of a finished job."""
+        return self.root / "done" / f"{safe(job)}.json"
+
+    def steps(self, job: str) -> Path:
+        """Which steps of a job are done or begun, with their keys and times."""
+        return self.engine / "steps" / f"{safe(job)}.json"
+
+    def lock(self, name: str) -> Path:
+        """A lock file."""
+        return self.engine / "locks" / safe(name)
+
+    def log(self, job: str) -> Path:
+        """What a job printed."""
+        return self.root / "logs" / f"{safe(job)}.log"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.root / "report" / "index.html"
