@@ -216,8 +216,10 @@ def run_batches(
         worker = BatchWorker(settings)
         yield from map(worker, batches)
         return
-    # Fresh processes: forking one that has started threads (a tokenizer, torch, a process group) can hang it.
-    context = multiprocessing.get_context("spawn")
+    # Forked from a fresh process that has the imports: forking this one can hang once it has started threads (a
+    # tokenizer, torch, a process group), and importing in every worker anew takes long.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, type(settings.processor).__module__])
     with ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(settings,)) as pool:
         waiting: deque[Future[BatchResult]] = deque()
         try:
