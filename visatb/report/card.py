@@ -1,0 +1,140 @@
+"""The final checkpoint's model card, in the form that model hubs read (YAML head, then Markdown)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from visatb.report.load import Run
+
+FINALS = ("VisATB", "EW")
+
+
+def model_card(run: Run, shown: Mapping[str, Any]) -> str:
+    """Markdown; `shown` is view(run)."""
+    final = next((name for name in (*FINALS, *run.methods) if name in run.cards), None)
+    parts = [
+        _head(run),
+        f"# {_text(shown['title'])}: {_text(final or 'no final checkpoint yet')}",
+        _what(run, final),
+        "## Training data",
+        _data(run, final),
+        "## Task weights",
+        _weights(run),
+        "## Results on the test sets",
+        f"{_text(shown['words'].headline)}. {_text(shown['words'].sentence)} {_text(shown['words'].caution)}".strip(),
+        _results(shown["results"]),
+        "## How to make it again",
+        _again(run, shown, final),
+        "## Limits",
+        _limits(run, shown),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(run: Run) -> str:
+    model = run.experiment.get("model")
+    head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text", "tags": ["visatb"]}
+    if isinstance(model, Mapping) and model.get("path"):
+        head["base_model"] = str(model["path"])
+    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---"
+
+
+def _what(run: Run, final: str | None) -> str:
+    if final is None:
+        return "The final runs are not done; this card is made anew with every report."
+    card = run.cards[final]
+    weighting = {"VisATB": "task weights found by validation (VisATB)", "EW": "equal task weights"}
+    return (
+        f"A multimodal model fine-tuned on {len(run.tasks)} tasks with {weighting.get(final, f'the method {final}')}: "
+        f"{card.get('steps', '?')} optimizer steps of {card.get('global_batch_size', '?')} samples, "
+        f"{card.get('samples', '?')} samples in all. Every valid token's loss is multiplied by its task's weight and "
+        "the sum divided by the sum of the weights of the whole optimizer step."
+    )
+
+
+def _data(run: Run, final: str | None) -> str:
+    tasks = run.experiment.get("tasks")
+    rows = []
+    for task in run.tasks:
+        entry = tasks.get(task) if isinstance(tasks, Mapping) else None
+        entry = entry if isinstance(entry, Mapping) else {}
+        files = entry.get("train") or []
+        names = ", ".join(_code(str(name).rpartition("/")[2]) for name in ([files] if isinstance(files, str) else files))
+        rows.append([_text(task), names or "–", _text(", ".join(map(str, entry.get("metric") or [])) or "–")])
+    table = _table(["Task", "Training files", "Metric"], rows)
+    files = run.cards[final].get("data") or [] if final else []
+    digests = [f"- {_code(str(f.get('path', '')).rpartition('/')[2])}, SHA-256 {_code(f.get('sha256', ''))}" for f in files]
+    return "\n\n".join(part for part in (table, "\n".join(digests)) if part)
+
+
+def _weights(run: Run) -> str:
+    if not run.weights:
+        return "Not computed yet."
+    weights = run.weights
+    intervals = weights.get("intervals") or {}
+    rows = []
+    for task in weights["tasks"]:
+        interval = intervals.get(task)
+        text = f"{interval['low']:.3f} to {interval['high']:.3f}" if interval else "–"
+        rows.append([_text(task), f"{weights['weights'][task]:.4f}", text])
+    alpha = ", ".join(f"{name} {share:.3g}" for name, share in weights["alpha"].items())
+    return f"T = {weights['temperature']:.4g}; α: {alpha}.\n\n" + _table(["Task", "λ", "95% interval"], rows)
+
+
+def _results(results: Mapping[str, Any] | None) -> str:
+    if not results:
+        return "No test results yet."
+    tasks = [task for task, span in results["tasks"] for _ in range(span)]
+    heads = [f"{_text(t)} {_text(h['label'])} {h['arrow']}" for t, h in zip(tasks, results["heads"], strict=True)]
+    rows = [
+        [_text(row["name"]), *(cell["text"] for cell in row["cells"]), *row["deltas"]] for row in results["rows"]
+    ]
+    said = f"ΔI and ΔE are in percent of {_text(results['baseline'])}."
+    return _table(["Method", *heads, "ΔI% ↑", "ΔE% ↓"], rows) + f"\n\n{said}"
+
+
+def _again(run: Run, shown: Mapping[str, Any], final: str | None) -> str:
+    lines = ["visatb run experiment.yaml"]
+    if run.weights and final == "VisATB":
+        lines += ["# or only the final run: python -m llava.train.train … " + _one_line(shown["weights"]["command"])]
+    settings = shown["settings"]
+    facts = [f"- {_text(name)} {_text(version)}" for name, version in settings["versions"]]
+    facts += [f"- Machine: {_text(settings['machine'])}"] if settings["machine"] else []
+    facts += [f"- Commit: {_code(settings['commit'])}"] if settings["commit"] else []
+    fence = "`" * max(3, *(len(run_) + 1 for run_ in re.findall("`+", run.experiment_text)), 3)
+    block = "```sh\n" + "\n".join(lines) + "\n```"
+    return "\n\n".join([block, "\n".join(facts), f"{fence}yaml\n{run.experiment_text.rstrip()}\n{fence}"])
+
+
+def _limits(run: Run, shown: Mapping[str, Any]) -> str:
+    items = [
+        "One training run of each method, with one seed: differences between seeds are not known.",
+        "Tested on the test sets named above and on nothing else; in particular not for safety, bias or robustness.",
+        "The task weights hold for this base model, this data and these sampling rates.",
+        "The licences of the base model and of the training data apply; they are not recorded here.",
+        *(_text(note) for note in shown["notes"]),
+    ]
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _text(text: str) -> str:
+    """Text that Markdown leaves alone: one line, its special letters escaped."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", _one_line(text))
+
+
+def _code(text: str) -> str:
+    clean = _one_line(str(text)).replace("`", "'").replace("|", "¦")
+    return f"`{clean}`" if clean else "–"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(str(text).split())

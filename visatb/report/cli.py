@@ -1,0 +1,51 @@
+"""`visatb report WORKDIR`: (re)make an experiment's report from what its work folder holds."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from visatb.report import IMAGE_BYTES, SAMPLES_PER_TASK, build
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status (0, or 2 for bad input). The page's path goes to standard output."""
+    parser = argparse.ArgumentParser(prog="visatb report", description="Make the report of an experiment (again).")
+    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="work folder of `visatb run`")
+    parser.add_argument(
+        "--samples", type=_count, default=SAMPLES_PER_TASK, metavar="N",
+        help=f"questions shown with their predictions, of each task and split (default: {SAMPLES_PER_TASK})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--image_megabytes", type=_megabytes, default=IMAGE_BYTES / 1e6, metavar="MB",
+        help=f"most that all their images together may take (default: {IMAGE_BYTES / 1e6:g})",
+    )  # fmt: skip
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
+    from visatb.report.load import ReportError
+
+    try:
+        path = build(arguments.workdir, arguments.samples, round(arguments.image_megabytes * 1e6))
+    except ReportError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return number
+
+
+def _megabytes(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < 1e6:
+        raise argparse.ArgumentTypeError("must be from 0 to 1e6")
+    return number

@@ -1,0 +1,216 @@
+"""A work folder read as far as it has come: whatever is missing is None or left out, and the report says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from visatb.layout import Layout, safe
+
+PROXIES = ("base", "mini", "plus_mini", "single", "single_mini")  # every other model is a method's
+COMPONENTS = ("out", "in", "difficulty")
+
+
+class ReportError(ValueError):
+    """A work folder that cannot be reported on; the message names the file and what would mend it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one score file: its figure, standard error, and per-sample values where they are kept.
+
+    `ids`: n question ids; `values`, `weights`: n numbers each (the figure is the weighted mean); empty without them.
+    """
+
+    metric: str
+    value: float
+    stderr: float | None
+    higher_is_better: bool
+    ids: list[str] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a work folder holds. Models and tasks go by their own names, not by those of their files.
+
+    `scores`: (split, task, model) → metrics in their order; `cards`, `histories`: model → run card, logged steps.
+    """
+
+    folder: Path
+    experiment: dict[str, Any]
+    experiment_text: str
+    matrix: dict[str, Any] | None
+    weights: dict[str, Any] | None
+    results: dict[str, Any] | None
+    cost: dict[str, dict[str, Any]]
+    subsets: dict[str, Any] | None
+    scores: dict[tuple[str, str, str], list[Cell]]
+    malformed: dict[tuple[str, str, str], tuple[int, int]]
+    cards: dict[str, dict[str, Any]]
+    histories: dict[str, list[dict[str, Any]]]
+
+    @property
+    def tasks(self) -> list[str]:
+        """All tasks in the experiment's order, as far as any file tells."""
+        for source in (self.weights, self.results, self.matrix):
+            if source:
+                return list(source["tasks"])
+        return sorted({task for _, task, _ in self.scores})
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods with any result, in the results' order."""
+        return list(self.results["methods"]) if self.results else []
+
+
+def is_proxy(model: str) -> bool:
+    """Whether a model only serves to measure the weights."""
+    return model.partition(":")[0] in PROXIES
+
+
+def load(folder: Path) -> Run:
+    """Read a work folder; ReportError where it is none, or a file in it is broken."""
+    if not folder.is_dir():
+        raise ReportError(f"{folder}: no such work folder")
+    layout = Layout(folder)
+    text = _text(layout.experiment)
+    if text is None:
+        raise ReportError(f"{folder}: no experiment.yaml in it; is this the work folder of `visatb run`?")
+    matrix, weights = (_object(path, ("tasks",)) for path in (layout.matrix, layout.weights))
+    results = _object(layout.results, ("tasks", "metrics", "methods"))
+    cost = _object(layout.cost) or {}
+    if weights:
+        _check_weights(layout.weights, weights)
+    scores, malformed = _scores(folder / "scores")
+    known = {*cost, *(model for _, _, model in scores)}
+    for source in (weights, results, matrix):
+        known |= _model_names(source or {})
+    names = {safe(name): name for name in sorted(known)}
+    cards, histories = _trainings(folder / "models", names)
+    return Run(
+        folder=folder,
+        experiment=_experiment(layout.experiment, text),
+        experiment_text=text,
+        matrix=matrix,
+        weights=weights,
+        results=results,
+        cost={model: entry for model, entry in cost.items() if isinstance(entry, dict)},
+        subsets=_object(layout.subsets),
+        scores=scores,
+        malformed=malformed,
+        cards=cards,
+        histories=histories,
+    )
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReportError(f"{path}: cannot be read ({error})") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content, None where there is no such file; ReportError where it is broken."""
+    text = _text(path)
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"{path}: not valid JSON ({error}); remove it and run the experiment again") from error
+
+
+def _object(path: Path, needed: Iterable[str] = ()) -> dict[str, Any] | None:
+    content = read_json(path)
+    if content is None:
+        return None
+    missing = [key for key in needed if key not in content] if isinstance(content, dict) else ["a JSON object"]
+    if missing:
+        raise ReportError(f"{path}: lacks {', '.join(missing)}; remove it and run the experiment again")
+    return dict(content)
+
+
+def _experiment(path: Path, text: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ReportError(f"{path}: not valid YAML ({error})") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _check_weights(path: Path, weights: Mapping[str, Any]) -> None:
+    units = list(weights.get("difficulties", {}))
+    matrix = weights.get("contributions", [])
+    parts = [weights.get("components", {}).get(name, {}) for name in COMPONENTS]
+    parts += [weights.get("mean_contributions", {}).get(name, {}) for name in ("out", "in")]
+    square = len(matrix) == len(units) and all(len(row) == len(units) for row in matrix)
+    if not units or not square or any(list(part) != units for part in parts):
+        raise ReportError(f"{path}: its parts are not all of the same units; make it anew with weighting_visatb.py")
+
+
+def _model_names(source: Mapping[str, Any]) -> set[str]:
+    tasks = [str(task) for task in source.get("tasks", [])]
+    units = {*tasks, *source.get("groups", {}), *source.get("difficulties", {})}
+    kinds = ("plus_mini", "single", "single_mini", "STL")
+    return {"base", "mini", *source.get("methods", {}), *(f"{kind}:{unit}" for kind in kinds for unit in units)}
+
+
+def _scores(
+    folder: Path,
+) -> tuple[dict[tuple[str, str, str], list[Cell]], dict[tuple[str, str, str], tuple[int, int]]]:
+    """Score files with their per-sample values, and (malformed, all) answers, by (split, task, model)."""
+    files: dict[tuple[str, str, str], dict[str, Any]] = {}
+    samples: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for path in sorted(folder.rglob("*.json")):
+        content = _object(path, ("task", "model", "split"))
+        key = tuple(str((content or {})[name]) for name in ("split", "task", "model"))
+        if content and "samples" in content:
+            samples[key] = content["samples"]  # type: ignore[index]
+        elif content and "scores" in content:
+            files[key] = content | {"path": path}  # type: ignore[index]
+    cells, malformed = {}, {}
+    for key, content in files.items():
+        try:
+            cells[key] = [_cell(entry, samples.get(key, [])) for entry in content["scores"]]
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ReportError(f"{content['path']}: not a score file ({type(error).__name__}: {error})") from error
+        malformed[key] = (int(content.get("num_malformed", 0)), int(content.get("num_samples", 0)))
+    return cells, malformed
+
+
+def _cell(entry: Mapping[str, Any], samples: list[dict[str, Any]]) -> Cell:
+    metric, stderr = str(entry["metric"]), entry.get("stderr")
+    there = all(metric in sample["values"] for sample in samples)
+    kept = samples if there else []
+    return Cell(
+        metric=metric,
+        value=float(entry["value"]),
+        stderr=None if stderr is None else float(stderr),
+        higher_is_better=bool(entry.get("higher_is_better", True)),
+        ids=[str(sample["id"]) for sample in kept],
+        values=[float(sample["values"][metric]) for sample in kept],
+        weights=[float(sample.get("weights", {}).get(metric, 1.0)) for sample in kept],
+    )
+
+
+def _trainings(
+    folder: Path, names: Mapping[str, str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    cards, histories = {}, {}
+    for model in sorted(path for path in folder.glob("*") if path.is_dir()):
+        name = names.get(model.name, model.name)
+        card = _object(model / "run_card.json")
+        state = _object(model / "trainer_state.json")
+        if card:
+            cards[name] = card
+        if state and isinstance(state.get("log_history"), list):
+            histories[name] = [entry for entry in state["log_history"] if isinstance(entry, dict)]
+    return cards, histories

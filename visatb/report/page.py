@@ -1,0 +1,79 @@
+"""The report's files, written whole or not at all, the page last."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import os
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from visatb.report.card import model_card
+from visatb.report.figures import write_figures
+from visatb.report.load import ReportError, load
+from visatb.report.predictions import collect
+from visatb.report.view import losses, script_json, view
+from visatb.report.version import version
+
+logger = logging.getLogger(__name__)
+
+
+def build_report(workdir: Path, samples_per_task: int, image_bytes: int) -> Path:
+    """See visatb.report.build."""
+    run = load(workdir)
+    folder = workdir / "report"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = write_figures(run, losses(run), folder / "figures")
+        predictions, unseen = collect(run, samples_per_task, image_bytes)
+        shown = view(run)
+        shown["notes"] = [*shown["notes"], *unseen]
+        page = _render(
+            shown,
+            figures=figures,
+            has_predictions=bool(predictions["pages"]),
+            browser_json=script_json(predictions),
+            whatif_json=script_json(shown["whatif"]),
+            folder=workdir.resolve().name,
+        )
+        write(folder / "MODEL_CARD.md", model_card(run, shown))
+        write(folder / "index.html", page)
+    except OSError as error:
+        raise ReportError(f"{folder}: cannot be written ({error})") from error
+    logger.info("report: %s (%.1f MB)", folder / "index.html", len(page.encode()) / 1e6)
+    return folder / "index.html"
+
+
+def _render(shown: dict[str, object], **more: object) -> str:
+    script = asset("weights.js") + asset("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = Environment(
+        loader=PackageLoader("visatb.report", "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("report.html").render(
+        **shown,
+        **more,
+        css=Markup(asset("report.css")),  # noqa: S704  (our own file)
+        script=Markup(script),  # noqa: S704  (our own files)
+        script_hash=Markup(f"'sha256-{digest}'"),  # noqa: S704
+        version=version(),
+    )
+
+
+def asset(name: str) -> str:
+    """One of the page's own files."""
+    return resources.files("visatb.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
