@@ -20,6 +20,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    PretrainedConfig,
     PreTrainedModel,
     StoppingCriteriaList,
     TextIteratorStreamer,
@@ -34,6 +35,15 @@ from llava.model.family import Processor, family_of
 logger = logging.getLogger(__name__)
 
 _WORKERS_FROM_IMAGES = 64  # starting processes for fewer takes longer than reading them
+
+
+class RequestError(DataError):
+    """A request that cannot be answered as it is; `error` says what is wrong with it."""
+
+    def __init__(self, request_id: Any, error: BadSampleError) -> None:
+        super().__init__(f"request {request_id}: {error.detail}")
+        self.request_id = request_id
+        self.error = error
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ class Generator:
         self.model = model
         self.processor = processor
         self.settings = settings or GenerationSettings()
-        self.prompts = PromptMaker(processor, template, context_positions(model))
+        self.prompts = PromptMaker(processor, template, context_positions(model.config))
         eos = getattr(model.generation_config, "eos_token_id", None)
         self.end = self.prompts.answer_end(eos)
         model.generation_config = GenerationConfig()  # transformers would fill our unset values from it
@@ -88,25 +98,26 @@ class Generator:
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Any, str]]:
         """`(id, answer)` of every request, in the order in which they are done.
 
-        Raises DataError naming a request that cannot be asked, before any is answered.
+        Raises RequestError for one that cannot be asked, before any is answered.
         """
         prompts = []
         for request in requests:
             try:
                 prompts.append(self.prompts.prompt(request))
             except BadSampleError as error:
-                raise DataError(f"request {request.id}: {error.detail}") from error
+                raise RequestError(request.id, error) from error
         for batch in self.generate_batches(prompts):
             yield from batch
 
     def generate_batches(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[Any, str]]]:
-        """`(id, answer)` of every prompt, batch by batch. Raises DataError for an image that cannot be read."""
+        """`(id, answer)` of every prompt, batch by batch. Raises RequestError for an image that cannot be read."""
         prompts = sorted(prompts, key=lambda prompt: -prompt.length)
         batches = self._plan(prompts)
         for batch, loaded in zip(batches, self._load(prompts, batches), strict=True):
-            for bad in (one for one in loaded if isinstance(one, DataError)):
-                raise bad
             rows = [prompts[place] for place in batch]
+            for prompt, one in zip(rows, loaded, strict=True):
+                if isinstance(one, BadSampleError):
+                    raise RequestError(prompt.id, one)
             answers = self._fitting(rows, loaded)
             yield [(prompt.id, answer) for prompt, answer in zip(rows, answers, strict=True)]
 
@@ -198,7 +209,9 @@ class Generator:
     @torch.inference_mode()
     def _run(self, inputs: dict[str, Tensor], streamer: TextIteratorStreamer | None = None) -> Tensor:
         settings = self.settings
-        sampling = {"temperature": settings.temperature, "top_p": settings.top_p} if settings.temperature > 0 else {}
+        sampling: dict[str, Any] = (
+            {"temperature": settings.temperature, "top_p": settings.top_p} if settings.temperature > 0 else {}
+        )
         config = GenerationConfig(
             max_new_tokens=settings.max_new_tokens,
             do_sample=settings.temperature > 0,
@@ -210,7 +223,8 @@ class Generator:
         stopping = StoppingCriteriaList()
         if self.end.text is not None:
             stopping.append(KeywordsStoppingCriteria([self.end.text], self.processor.tokenizer, inputs["input_ids"]))
-        return self.model.generate(
+        generate: Any = self.model.generate  # typed as a tensor where PEFT may wrap the model
+        return generate(
             **inputs,
             generation_config=config,
             logits_processor=self._logits,
@@ -219,9 +233,9 @@ class Generator:
         )
 
 
-def context_positions(model: PreTrainedModel) -> int | None:
-    """Tokens that the model has positions for, None where it sets no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def context_positions(config: PretrainedConfig) -> int | None:
+    """Tokens that a model has positions for, None where it sets no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 class _RealTokensOnly(LogitsProcessor):
@@ -236,7 +250,7 @@ class _RealTokensOnly(LogitsProcessor):
 
 
 class _PixelBatches(Dataset[list[Any]]):
-    """Pixels of each prompt of a batch, or the DataError that says what is wrong with its image."""
+    """Pixels of each prompt of a batch, or the BadSampleError that says what is wrong with an image."""
 
     def __init__(self, prompts: Sequence[Prompt], batches: list[list[int]], processor: Processor) -> None:
         self.prompts = prompts
@@ -249,11 +263,11 @@ class _PixelBatches(Dataset[list[Any]]):
     def __getitem__(self, number: int) -> list[Any]:
         return [self._pixels(self.prompts[place]) for place in self.batches[number]]
 
-    def _pixels(self, prompt: Prompt) -> dict[str, Tensor] | DataError:
+    def _pixels(self, prompt: Prompt) -> dict[str, Tensor] | BadSampleError:
         try:
             return pixel_inputs(self.processor, prompt)
-        except BadSampleError as error:  # returned, since a worker's exceptions lose their message in its traceback
-            return DataError(f"request {prompt.id}: {error.detail}")
+        except BadSampleError as error:  # returned: raised in a worker, it would come back as a traceback in a message
+            return error
 
 
 def _until(end: str | None, pieces: Iterable[str]) -> Iterator[str]:

@@ -1,0 +1,116 @@
+"""A checkpoint by what its files hold, loaded when it is first needed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from llava.infer.engine import context_positions
+from llava.mm_utils import get_model_name_from_path
+from llava.model.builder import load_model_and_processor, local_folder
+from llava.model.family import Processor, family_of
+from llava.model.original import is_original, read_config
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin")
+_SETTINGS = (
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template.*",
+    "vocab.json",
+    "merges.txt",
+)
+_SAMPLES = 64
+_SAMPLE_BYTES = 1 << 16
+
+
+class Checkpoint:
+    """A saved model, and the base it stands on if it is an adapter or a projector."""
+
+    def __init__(self, path: str, base: str | None, dtype: str, device: str | None) -> None:
+        self.path = path
+        self.folder = local_folder(path)
+        self.base = base
+        self.device = torch.device(device or default_device())
+        # half precision is slow on a CPU, and saved weights lose nothing in float32
+        on_cpu = self.device.type == "cpu"
+        self.dtype: str | torch.dtype = getattr(torch, "float32" if on_cpu and dtype == "auto" else dtype, dtype)
+        if not (self.folder / "adapter_config.json").exists():
+            read_config(self.folder)
+
+    @property
+    def name(self) -> str:
+        """What the checkpoint goes by unless it is named: its folder."""
+        return get_model_name_from_path(os.path.abspath(self.path))
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of the files that decide what the model answers, the base's included.
+
+        Of weights their names, sizes and evenly spread samples count (4 MiB a file), not their place: a model that
+        was moved stays the same, one that was trained further does not.
+        """
+        digest = hashlib.sha256()
+        for folder in [self.folder, *([] if self.base is None else [local_folder(self.base)])]:
+            for file in _files(folder, _SETTINGS):
+                digest.update(file.name.encode() + file.read_bytes())
+            for file in _files(folder, _WEIGHTS):
+                digest.update(f"{file.name}:{file.stat().st_size}".encode())
+                for sample in _samples(file):
+                    digest.update(sample)
+        return digest.hexdigest()
+
+    @cached_property
+    def processor(self) -> Processor:
+        """The processor; the model is loaded for it only where the folder holds none of its own."""
+        return family_of(self.folder).load_processor(self.folder) if self._holds_its_own else self._loaded[1]
+
+    @cached_property
+    def context_length(self) -> int | None:
+        """Tokens that the model has positions for, None where it sets no limit."""
+        return context_positions(AutoConfig.from_pretrained(self.folder) if self._holds_its_own else self.model.config)
+
+    @cached_property
+    def _holds_its_own(self) -> bool:
+        """Whether processor and configuration are in the folder, in transformers' layout."""
+        return (self.folder / "config.json").exists() and not is_original(read_config(self.folder))
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model on its device."""
+        return self._loaded[0]
+
+    @cached_property
+    def _loaded(self) -> tuple[PreTrainedModel, Processor]:
+        model, processor = load_model_and_processor(self.folder, self.base, self.dtype)
+        return model.to(self.device), processor  # type: ignore[return-value, arg-type]
+
+
+def default_device() -> str:
+    """This rank's GPU, else the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+
+
+def _samples(file: Path) -> list[bytes]:
+    size = file.stat().st_size
+    step = max(_SAMPLE_BYTES, size // _SAMPLES)
+    with file.open("rb") as stream:
+        samples = []
+        for place in [*range(0, size, step), max(0, size - _SAMPLE_BYTES)]:
+            stream.seek(place)
+            samples.append(stream.read(_SAMPLE_BYTES))
+    return samples
