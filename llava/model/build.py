@@ -29,7 +29,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 
 from llava.model.adapter import read_projector
 from llava.model.families.llava import IMAGE_TOKEN, LlavaSquareProcessor, square_image_processor
-from llava.model.projector import STOCK_TYPE, projector_for, projector_shapes
+from llava.model.projector import STOCK_TYPE, projector_for, projector_shapes, text_of, vision_of
 
 PAD_TOKEN = "<pad>"
 VOCAB_MULTIPLE = 64
@@ -80,10 +80,10 @@ def wrap_config(
         image_seq_length=patches + (select_feature == "cls_patch"),
         projector_hidden_act="gelu",
         vision_feature_layer=select_layer,
-        vision_feature_select_strategy=_STRATEGIES[select_feature],
+        vision_feature_select_strategy=_STRATEGIES[select_feature],  # type: ignore[arg-type]
         tie_word_embeddings=text.tie_word_embeddings,
-        pad_token_id=image_token_id + 1,
     )
+    config.pad_token_id = image_token_id + 1
     config.mm_projector_type = projector_type
     config.architectures = ["LlavaForConditionalGeneration"]
     return config
@@ -118,7 +118,7 @@ def build_llava(
         ValueError: a part is of another kind, or the shapes do not fit; before weights are loaded.
     """
     config = llava_config(language_model, vision_tower, projector_type, select_layer, select_feature)
-    widths = config.vision_config.hidden_size, config.text_config.hidden_size
+    widths = vision_of(config).hidden_size, text_of(config).hidden_size
     config.mm_vision_tower = str(vision_tower)  # where a conversion back compares the tower with
     trained = read_projector(adapter, projector_type, *widths) if adapter is not None else None
     tokenizer = load_base_tokenizer(language_model, config.image_token_index)
@@ -131,8 +131,13 @@ def build_llava(
     if trained is not None:
         model.model.multi_modal_projector.load_state_dict(trained)
     model.generation_config = generation_config(config, tokenizer)
-    images = square_image_processor(config.vision_config.image_size, pad_images)
+    images = square_image_processor(vision_of(config).image_size, pad_images)
     return model, LlavaSquareProcessor(tokenizer, images, config, template)
+
+
+def select_feature_of(config: LlavaConfig) -> str:
+    """LLaVA's name for what is read from the tower: "patch" or "cls_patch"."""
+    return {theirs: name for name, theirs in _STRATEGIES.items()}[config.vision_feature_select_strategy]
 
 
 def padded_vocab_size(image_token_id: int) -> int:
@@ -158,7 +163,7 @@ def generation_config(config: LlavaConfig, tokenizer: PreTrainedTokenizerBase) -
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=config.pad_token_id,
-        suppress_tokens=list(range(config.image_token_index, config.text_config.vocab_size)),
+        suppress_tokens=list(range(config.image_token_index, text_of(config).vocab_size)),
     )
 
 
@@ -178,9 +183,10 @@ def _typed_config(folder: Folder, types: tuple[str, ...], part: str) -> Pretrain
 
 
 def _load_tower(folder: Folder, dtype: torch.dtype, attn_implementation: str | None) -> CLIPVisionModel:
-    tower, report = CLIPVisionModel.from_pretrained(
+    loaded: Any = CLIPVisionModel.from_pretrained(
         folder, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
     )
+    tower, report = loaded
     if report["missing_keys"]:
         raise ValueError(f"{folder}: the vision tower lacks {sorted(report['missing_keys'])[0]}")
     return tower
@@ -197,11 +203,11 @@ def _assemble(
             )
         projector = type(model.model.multi_modal_projector)(config).to(dtype)
     model.config._name_or_path = language.config._name_or_path  # the base that a LoRA adapter names
-    rows = config.text_config.vocab_size
-    embedding = language.get_input_embeddings()
+    rows = text_of(config).vocab_size
+    embedding: Any = language.get_input_embeddings()
     embedding.weight = nn.Parameter(pad_rows(embedding.weight.data, rows))
     embedding.num_embeddings = rows
-    head = language.get_output_embeddings()
+    head: Any = language.get_output_embeddings()
     head.weight = embedding.weight if config.tie_word_embeddings else nn.Parameter(pad_rows(head.weight.data, rows))
     head.out_features = rows
 

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate import dispatch_model, infer_auto_device_map
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftModel
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from llava.model.build import build_llava, generation_config
+from llava.model.build import build_llava, generation_config, select_feature_of
 from llava.model.convert import tensors_from_original
 from llava.model.convert_lora import is_original_adapter, lora_from_original
 from llava.model.families.llava import LlavaSquareProcessor
@@ -64,6 +65,8 @@ def load_model_and_processor(
         ValueError: the folder is no model that we know, or a part that it needs is absent or does not fit.
     """
     folder = local_folder(path)
+    if isinstance(dtype, str) and dtype != "auto":
+        dtype = getattr(torch, dtype)
     options: dict[str, Any] = load_kwargs | {"dtype": dtype, "attn_implementation": attn_implementation}
     if bits < 16:
         compute = dtype if isinstance(dtype, torch.dtype) else torch.float16
@@ -156,6 +159,7 @@ def _build_on(
 ) -> tuple[PreTrainedModel, LlavaSquareProcessor]:
     """A LLaVA on a bare language model, with the parts that ``config`` names."""
     dtype = options["dtype"]
+    pad_images = read_config(projector.parent).get("image_aspect_ratio", "pad") == "pad" if projector else True
     if options.get("quantization_config") is not None:
         raise ValueError(f"{base}: a LLaVA made of parts is quantised only once saved: merge and save it first")
     model, processor = build_llava(
@@ -163,15 +167,22 @@ def _build_on(
         config.mm_vision_tower,
         projector_type_of(config),
         config.vision_feature_layer,  # type: ignore[arg-type]
-        {"default": "patch", "full": "cls_patch"}[config.vision_feature_select_strategy],
+        select_feature_of(config),
         projector,
+        pad_images,
         dtype=family_dtype(base) if dtype == "auto" else dtype,
         attn_implementation=options["attn_implementation"],
     )
-    device_map = options.get("device_map")
-    if device_map is not None:
-        model.to(device_map[""] if isinstance(device_map, dict) and "" in device_map else "cuda")
+    if options.get("device_map") is not None:
+        return dispatch(model, options["device_map"]), processor
     return model, processor
+
+
+def dispatch(model: PreTrainedModel, device_map: Any) -> PreTrainedModel:
+    """A whole model put where ``device_map`` says ("auto", or the usual mapping)."""
+    if isinstance(device_map, str):
+        device_map = infer_auto_device_map(model, no_split_module_classes=list(model._no_split_modules or ()))
+    return dispatch_model(model, device_map)
 
 
 def family_dtype(folder: Path) -> torch.dtype:

@@ -39,14 +39,14 @@ from llava.model.original_parts import (
     recorded_tower,
     write_base_tokenizer,
 )
-from llava.model.projector import projector_type_of
+from llava.model.projector import projector_type_of, text_of
 from llava.model.shards import ShardWriter, read_shard, weight_files, whole_folder
 
 
 def tensors_from_original(folder: Path, config: LlavaConfig) -> Iterator[tuple[str, torch.Tensor]]:
     """``(hub name, tensor)`` of an original-layout model, vocabulary padded, the tower in the model's dtype."""
     kind = projector_type_of(config)
-    rows = config.text_config.vocab_size
+    rows = text_of(config).vocab_size
     dtype, tower_seen = torch.float16, False
     for file in weight_files(folder):
         for name, tensor in read_shard(file):

@@ -31,7 +31,7 @@ def merge_lora(
         raise ValueError(f"{model_path}: holds no LoRA adapter (adapter_config.json)")
     with whole_folder(save_model_path) as folder:
         model, processor = load_model_and_processor(model_path, model_base, dtype, vision_tower=vision_tower)
-        model.save_pretrained(folder)
+        model.save_pretrained(str(folder))
         processor.save_pretrained(folder)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import AutoConfig, LlavaConfig, PretrainedConfig
 
-from llava.model.build import load_base_tokenizer, wrap_config
+from llava.model.build import load_base_tokenizer, select_feature_of, wrap_config
 from llava.model.families.llava import LlavaSquareProcessor, square_image_processor
 from llava.model.original import read_config
-from llava.model.projector import projector_type_of
+from llava.model.projector import projector_type_of, vision_of
 
 _TEXT_TYPES = {"LlavaLlamaForCausalLM": "llama", "LlavaMistralForCausalLM": "mistral"}
 _ORIGINAL_TYPES = {
@@ -72,11 +72,11 @@ def original_config(config: LlavaConfig, tower: str, tower_inside: bool, pad_ima
         "torch_dtype": str(config.dtype).removeprefix("torch."),
         "dtype": str(config.dtype).removeprefix("torch."),
         "image_aspect_ratio": "pad" if pad_images else "square",
-        "mm_hidden_size": config.vision_config.hidden_size,
+        "mm_hidden_size": vision_of(config).hidden_size,
         "mm_projector_type": projector_type_of(config),
         "mm_use_im_patch_token": False,
         "mm_use_im_start_end": False,
-        "mm_vision_select_feature": "patch" if config.vision_feature_select_strategy == "default" else "cls_patch",
+        "mm_vision_select_feature": select_feature_of(config),
         "mm_vision_select_layer": config.vision_feature_layer,
         "mm_vision_tower": tower,
         "unfreeze_mm_vision_tower": tower_inside,
@@ -90,7 +90,7 @@ def processor_from_original(
     """The processor of an original-layout folder; LLaVA-1.5 pads images to a square."""
     padded = read_config(folder).get("image_aspect_ratio", "pad") == "pad"
     tokenizer = load_base_tokenizer(tokenizer_folder or folder, config.image_token_index)
-    return LlavaSquareProcessor(tokenizer, square_image_processor(config.vision_config.image_size, padded), config)
+    return LlavaSquareProcessor(tokenizer, square_image_processor(vision_of(config).image_size, padded), config)
 
 
 def write_base_tokenizer(processor: LlavaSquareProcessor, source: Path, folder: Path) -> None:

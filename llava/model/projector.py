@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,16 @@ from transformers.activations import ACT2FN
 from transformers.models.llava import modeling_llava
 
 STOCK_TYPE = "mlp2x_gelu"
+
+
+def text_of(config: LlavaConfig) -> Any:
+    """The language model's part of a configuration (which transformers types as "maybe a dict, maybe None")."""
+    return config.text_config
+
+
+def vision_of(config: LlavaConfig) -> Any:
+    """The vision tower's part of a configuration."""
+    return config.vision_config
 
 
 def projector_depth(projector_type: str) -> int:
@@ -52,9 +63,7 @@ class LlavaProjector(nn.Module):
 
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__()
-        shapes = projector_shapes(
-            projector_type_of(config), config.vision_config.hidden_size, config.text_config.hidden_size
-        )
+        shapes = projector_shapes(projector_type_of(config), vision_of(config).hidden_size, text_of(config).hidden_size)
         self.depth = len(shapes)
         self.act = ACT2FN[config.projector_hidden_act]
         for number, (width_out, width_in) in enumerate(shapes, start=1):
@@ -72,13 +81,14 @@ class LlavaProjector(nn.Module):
 @contextlib.contextmanager
 def projector_for(config: LlavaConfig) -> Iterator[None]:
     """While open, transformers builds LLaVA models with the projector that ``config`` names."""
-    stock = modeling_llava.LlavaMultiModalProjector
+    module: Any = modeling_llava
+    stock = module.LlavaMultiModalProjector
     if projector_type_of(config) != STOCK_TYPE:
-        modeling_llava.LlavaMultiModalProjector = LlavaProjector
+        module.LlavaMultiModalProjector = LlavaProjector
     try:
         yield
     finally:
-        modeling_llava.LlavaMultiModalProjector = stock
+        module.LlavaMultiModalProjector = stock
 
 
 def original_names(projector_type: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from transformers import LlavaProcessor as StockLlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llava.model.family import Family, Processor, saved_template
-from llava.model.projector import projector_for
+from llava.model.projector import projector_for, vision_of
 
 IMAGE_TOKEN = "<image>"
 
@@ -56,8 +56,8 @@ class LlavaSquareProcessor(Processor):
         self.image_processor = image_processor
         self.default_template = default_template
         self.image_token_id = config.image_token_index
-        self.patch_size: int = config.vision_config.patch_size
-        self.image_size: int = config.vision_config.image_size
+        self.patch_size: int = vision_of(config).patch_size
+        self.image_size: int = vision_of(config).image_size
         self.feature_strategy: str = config.vision_feature_select_strategy
 
     def num_image_tokens(self, height: int, width: int) -> int:

@@ -38,7 +38,8 @@ class QwenProcessor(Processor):
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.default_template = default_template
-        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+        image_token_id: Any = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+        self.image_token_id = image_token_id
         self.merge_size: int = image_processor.merge_size
 
     def num_image_tokens(self, height: int, width: int) -> int:
@@ -67,11 +68,12 @@ class QwenProcessor(Processor):
         rows[0] = torch.arange(input_ids.shape[0], device=input_ids.device)
         image_places = (input_ids == self.image_token_id).nonzero().flatten().tolist()
         done, position, seen = 0, 0, 0
-        for time, height, width in [] if grids is None else grids.tolist():
+        sizes = [] if grids is None else grids.tolist()
+        for time, height, width in sizes:
             merged = time, height // self.merge_size, width // self.merge_size
             count = merged[0] * merged[1] * merged[2]
             if seen + count > len(image_places):
-                raise ValueError(f"{len(image_places)} image tokens, but the grids {grids.tolist()} need more")
+                raise ValueError(f"{len(image_places)} image tokens, but the grids {sizes} need more")
             start = image_places[seen]
             rows[1:, done:start] = position + torch.arange(start - done, device=input_ids.device)
             position += start - done
