@@ -73,7 +73,8 @@ def find_source(model: ModelArguments, data: DataArguments, training: TrainingAr
     """
     try:
         source = _find(model, data, training.cache_dir)
-    except (ValueError, OSError) as error:
+        quantization_config(model.bits, source.family)  # fails where it cannot be had
+    except (ValueError, OSError, RuntimeError) as error:
         raise error if isinstance(error, UsageError) else UsageError(str(error)) from error
     text: Any = source.config.get_text_config()
     if training.model_max_length > text.max_position_embeddings:
@@ -241,18 +242,18 @@ def weight_dtype(model: ModelArguments, training: TrainingArguments) -> torch.dt
 
 
 def choose_trainable(net: PreTrainedModel, family: Family, model: ModelArguments) -> None:
-    """Set what learns: language model and projector, unless the arguments say otherwise."""
+    """Set what learns: language model and projector, unless the arguments say otherwise (LoRA adds its own)."""
     net.requires_grad_(False)
     parts = {
         "vision": model.unfreeze_mm_vision_tower,
         "projector": not model.freeze_mm_mlp_adapter,
-        "language": not (model.freeze_backbone or model.tune_mm_mlp_adapter),
+        "language": not (model.freeze_backbone or model.tune_mm_mlp_adapter or model.lora_enable),
     }
     # In this order: Qwen's projector lies inside its tower.
     for kind, learns in parts.items():
         for module in family.find_modules(net, kind):
             module.requires_grad_(learns)
-    if not any(parameter.requires_grad for parameter in net.parameters()):
+    if not model.lora_enable and not any(parameter.requires_grad for parameter in net.parameters()):
         raise UsageError("nothing is left to train: --freeze_backbone and --freeze_mm_mlp_adapter freeze everything")
 
 
@@ -285,16 +286,11 @@ def add_lora(net: PreTrainedModel, family: Family, model: ModelArguments, base: 
     if model.lora_weight_path is not None:
         return PeftModel.from_pretrained(net, model.lora_weight_path, is_trainable=True)
     config = lora_config(
-        net,
-        family,
-        model.lora_r,
-        model.lora_alpha,
-        model.lora_dropout,
-        model.lora_bias,
-        not model.freeze_mm_mlp_adapter,
+        net, family, model.lora_r, model.lora_alpha, model.lora_dropout, model.lora_bias, not model.freeze_mm_mlp_adapter
     )
-    config.base_model_name_or_path = str(base)
-    return cast(PeftModel, get_peft_model(net, config))
+    adapted = cast(PeftModel, get_peft_model(net, config))
+    config.base_model_name_or_path = str(base)  # PEFT has put the folder there that the weights were loaded from
+    return adapted
 
 
 def _local_folder(name: str, cache_dir: str | None) -> Path:
