@@ -89,12 +89,13 @@ def test_cider_on_ptb_tokens_drops_case_and_punctuation():
     answers = [
         ("a black dog\nruns", "A Black, Dog Runs."),
         ("two cats sleep here", " "),
-        ("so it is now", "so it is now"),
+        ("so it is now", "so it\u2028is now"),
+        ("we see a house", ""),
     ]
     scored = score("cider_ptb", *answers)
     assert scored.columns[0].metric == "cider_ptb"
-    assert scored.columns[0].values == pytest.approx([10.0, 0.0, 10.0])
-    assert scored.malformed == [False, True, False]
+    assert scored.columns[0].values == pytest.approx([10.0, 0.0, 10.0, 0.0])
+    assert scored.malformed == [False, True, False, True]
 
 
 def test_cider_on_ptb_tokens_says_that_java_is_missing(monkeypatch):

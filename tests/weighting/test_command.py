@@ -222,3 +222,13 @@ def test_an_output_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(write(tmp_path / "m.json", small_matrix()), "--output", tmp_path / "file" / "w.json") == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    assert run(write(tmp_path / "m.json", small_matrix()), "--output", tmp_path / "w.json") == 2
+    assert "No space left" in capsys.readouterr().err
+    assert [item.name for item in tmp_path.iterdir()] == ["m.json"]
