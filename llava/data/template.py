@@ -149,16 +149,21 @@ class TemplateEncoder:
     def _tokenise(self, chunks: Sequence[_Chunk]) -> Iterable[Encoded]:
         if not chunks:
             return
+        # What many samples share, such as everything before the image, is tokenised once.
+        places = {text: place for place, text in enumerate(dict.fromkeys(chunk.text for chunk in chunks))}
         batch = self.tokenizer(
-            [chunk.text for chunk in chunks],
+            list(places),
             add_special_tokens=False,
             return_offsets_mapping=True,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,
         )
-        for chunk, ids, offsets in zip(chunks, batch["input_ids"], batch["offset_mapping"], strict=True):
-            yield _label(chunk, np.asarray(ids, dtype=np.int32), np.asarray(offsets, dtype=np.int64))
+        ids = [np.asarray(tokens, dtype=np.int32) for tokens in batch["input_ids"]]
+        last_characters = [np.array([end - 1 for _, end in offsets]) for offsets in batch["offset_mapping"]]
+        for chunk in chunks:
+            place = places[chunk.text]
+            yield _label(chunk, ids[place], last_characters[place])
 
     def _join(self, chunks: Sequence[_Chunk], tokenised: Iterable[Encoded]) -> Encoded | BadSampleError:
         """The sample's tokens from its chunks' tokens, images between them."""
@@ -236,10 +241,11 @@ def _chunk(pieces: Sequence[Piece]) -> _Chunk:
     return _Chunk("".join(piece.text for piece in pieces), ends, np.array([piece.answer for piece in pieces]))
 
 
-def _label(chunk: _Chunk, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> Encoded:
-    if not len(ids):
-        return Encoded(ids, ids.copy())
-    last_character = np.maximum(offsets.reshape(-1, 2)[:, 1] - 1, 0)
-    piece = np.searchsorted(chunk.ends, last_character, side="right")
+def _label(chunk: _Chunk, ids: NDArray[np.int32], last_characters: NDArray[np.int64]) -> Encoded:
+    """`last_characters[i]` is the place in the text of the last character of token i."""
+    if not chunk.answers.any() or not len(ids):
+        return Encoded(ids, np.full_like(ids, IGNORE_INDEX))
+    # -1, the end of a token of no characters, falls into the first piece
+    piece = np.searchsorted(chunk.ends, last_characters, side="right")
     is_target = chunk.answers[np.minimum(piece, len(chunk.answers) - 1)]
-    return Encoded(ids, np.where(is_target, ids, IGNORE_INDEX).astype(np.int32))
+    return Encoded(ids, np.where(is_target, ids, np.int32(IGNORE_INDEX)))

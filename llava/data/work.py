@@ -7,6 +7,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from llava.data.errors import BadSampleError
+from llava.data.errors import BadSampleError, DataError
 from llava.data.images import ImageFolder, stamp
 from llava.data.records import RawRecord, Record, check_record, read_records, record_name
 from llava.data.store import SCHEMA
@@ -229,6 +230,10 @@ def run_batches(
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process that builds the data index was killed, perhaps for memory; use fewer of them (num_workers)"
+            ) from error
         finally:
             for future in waiting:
                 future.cancel()

@@ -1,0 +1,231 @@
+"""What the data index costs: building it, starting from it, and memory per rank; beside loading the JSON in every rank.
+
+    python benchmarks/data.py --records 1200000 --output benchmarks/results/data.json
+
+Cost: about 6 minutes on 2 CPU cores, 3 GB of disk and 5 GB of memory (the latter for the comparison with json.load).
+Expected: start-up from the index in seconds, most of it the hash of the JSON and the look for every image; each further
+rank's own memory grows by tens of MB, where loading the JSON takes GBs.
+
+Data are synthetic: 70% of the records have one of `--images` images, 1 or 2 rounds, answers of 1 to 24 words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.resources
+import json
+import multiprocessing
+import os
+import platform
+import random
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+TASKS = ["vqa", "caption", "grounding", "ocr", "chat"]
+SAMPLES_READ = 2000
+MIB = 1 << 20
+
+
+def write_data(folder: Path, num_records: int, num_images: int, seed: int = 0) -> Path:
+    """`num_records` records in one JSON array, and their images."""
+    choose = random.Random(seed)
+    words = ["".join(choose.choices("aeioubcdfghlmnprst", k=choose.randint(2, 9))) for _ in range(5000)]
+    for number in range(num_images):
+        path = folder / "images" / f"{number % 50:02}" / f"{number:06}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (choose.randint(200, 640), choose.randint(200, 640)), (number % 256, 90, 30)).save(path)
+
+    def text(most: int) -> str:
+        return " ".join(choose.choices(words, k=choose.randint(1, most)))
+
+    def one(number: int) -> dict[str, Any]:
+        record: dict[str, Any] = {"id": f"{number:07}", "task": TASKS[number % len(TASKS)], "conversations": []}
+        for turn in range(choose.randint(1, 2)):
+            mark = "<image>\n" if turn == 0 and number % 10 < 7 else ""
+            record["conversations"] += [
+                {"from": "human", "value": f"{mark}{text(16)}?"},
+                {"from": "gpt", "value": f"{text(24)}."},
+            ]
+        if number % 10 < 7:
+            image = choose.randrange(num_images)
+            record["image"] = f"{image % 50:02}/{image:06}.jpg"
+        return record
+
+    path = folder / "data.json"
+    with open(path, "w") as file:
+        for number in range(num_records):
+            file.write((",\n" if number else "[") + json.dumps(one(number)))
+        file.write("]")
+    return path
+
+
+def make_processor(folder: Path) -> Any:
+    """LLaVA-1.5's arithmetic (576 tokens an image) with a Llama-type tokenizer of 32,000 tokens; no model."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlamaTokenizer, LlavaConfig
+
+    from llava.model.families.llava import LlavaSquareProcessor, square_image_processor
+
+    folder.mkdir(exist_ok=True)
+    file = importlib.resources.files("mistral_common") / "data" / "tokenizer.model.v1"
+    shutil.copy(Path(str(file)), folder / "tokenizer.model")
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True, "add_bos_token": True, "add_eos_token": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = LlamaTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<pad>", "additional_special_tokens": ["<image>"]})
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(image_size=336, patch_size=14),
+        text_config=LlamaConfig(vocab_size=32064),
+        image_token_index=32001,
+    )
+    return LlavaSquareProcessor(tokenizer, square_image_processor(336), config)
+
+
+def memory() -> dict[str, float]:
+    """MiB of this process: resident, its share of shared pages counted, and what is its alone."""
+    fields = dict(line.split(":") for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+    amount = {name: int(value.split()[0]) / 1024 for name, value in fields.items()}
+    own = amount["Private_Clean"] + amount["Private_Dirty"]
+    return {"rss": round(amount["Rss"]), "pss": round(amount["Pss"]), "own": round(own)}
+
+
+def in_fresh_processes(count: int, work: Callable[..., Any], *args: Any) -> list[Any]:
+    """The results of `work` in `count` processes at a time, which wait for each other before they end."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(count)
+    pipes = [context.Pipe(duplex=False) for _ in range(count)]
+    processes = [context.Process(target=_run, args=(work, sender, barrier, *args)) for _, sender in pipes]
+    for process in processes:
+        process.start()
+    results = []
+    for (receiver, sender), process in zip(pipes, processes, strict=True):
+        sender.close()
+        results.append(receiver.recv())
+        process.join()
+    return results
+
+
+def _run(work: Callable[..., Any], sender: Connection, barrier: Any, *args: Any) -> None:
+    sender.send(work(barrier, *args))
+
+
+def measure_build(barrier: Any, data: Path, folder: Path, workers: int) -> dict[str, float]:
+    from llava.data.index import build_index
+
+    processor = make_processor(folder / "tokenizer")
+    before = memory()
+    start = time.perf_counter()
+    build_index([data], folder / "images", TASKS, processor, "v1", 2048, folder / "cache", num_workers=workers)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": round(seconds, 1), "peak_rss_mib_above_imports": round(peak - before["rss"])}
+
+
+def measure_rank(barrier: Any, data: Path, folder: Path) -> dict[str, Any]:
+    """Start from the finished index, then read samples as training does (text only: pixels are not the index's)."""
+    from llava.data.dataset import InstructionDataset
+    from llava.data.index import build_index
+
+    processor = make_processor(folder / "tokenizer")
+    before = memory()
+    start = time.perf_counter()
+    index = build_index([data], folder / "images", TASKS, processor, "v1", 2048, folder / "cache")
+    found = time.perf_counter()
+    dataset = InstructionDataset(index, folder / "images", processor)
+    opened = time.perf_counter()
+    barrier.wait()
+    after_opening = memory()
+    choose = random.Random(os.getpid())
+    reading = time.perf_counter()
+    for _ in range(SAMPLES_READ):
+        dataset.store[choose.randrange(len(dataset))]
+    read = time.perf_counter()
+    barrier.wait()
+    after_reading = memory()
+    barrier.wait()
+    return {
+        "samples": len(dataset),
+        "seconds_find_index": round(found - start, 2),
+        "seconds_open_dataset": round(opened - found, 3),
+        "microseconds_per_sample": round((read - reading) / SAMPLES_READ * 1e6, 1),
+        "mib_added_by_opening": {name: after_opening[name] - before[name] for name in before},
+        "mib_added_in_all": {name: after_reading[name] - before[name] for name in before},
+    }
+
+
+def measure_json(barrier: Any, data: Path) -> dict[str, Any]:
+    """What a rank pays that loads the whole file."""
+    before = memory()
+    start = time.perf_counter()
+    with open(data) as file:
+        records = json.load(file)
+    seconds = time.perf_counter() - start
+    after = memory()
+    return {
+        "samples": len(records),
+        "seconds": round(seconds, 1),
+        "mib_added": {name: after[name] - before[name] for name in before},
+    }
+
+
+def environment() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.machine())
+    packages = ("pyarrow", "ijson", "tokenizers", "transformers", "torch", "pillow")
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def run(records: int, images: int, workers: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        data = write_data(folder, records, images)
+        load = os.getloadavg()[0]
+        [build] = in_fresh_processes(1, measure_build, data, folder, workers)
+        return {
+            "records": records,
+            "images": images,
+            "workers": workers,
+            "load_average_at_start": round(load, 1),
+            "json_mib": round(data.stat().st_size / MIB),
+            "build": build,
+            "index_mib": round(sum(p.stat().st_size for p in (folder / "cache").rglob("*") if p.is_file()) / MIB),
+            "one_rank": in_fresh_processes(1, measure_rank, data, folder),
+            "two_ranks": in_fresh_processes(2, measure_rank, data, folder),
+            "json_load": in_fresh_processes(1, measure_json, data),
+            "environment": environment(),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=1_200_000)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--output", type=Path, help="where the result goes as JSON")
+    arguments = parser.parse_args()
+    result = run(arguments.records, arguments.images, arguments.workers)
+    text = json.dumps(result, indent=1)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = arguments.output.with_suffix(".tmp")
+        temporary.write_text(text + "\n")
+        os.replace(temporary, arguments.output)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
