@@ -589,9 +589,10 @@ def _run(arguments: argparse.Namespace) -> str:
         _names(members, f"{arguments.groups}: group {name!r}")
     samples: Samples = {}
     if arguments.scores:
-        # The score files' own reader; for a matrix this file needs nothing beside it.
-        from eval.collect import EvaluationError, collect
-
+        try:  # the score files' own reader; for a matrix this file needs nothing beside it
+            from eval.collect import EvaluationError, collect
+        except ModuleNotFoundError as error:
+            raise WeightingError(f"--scores needs the project's eval folder beside this file ({error})") from error
         try:
             matrix, samples = collect(arguments.scores, arguments.split, arguments.task_names, groups)
         except EvaluationError as error:

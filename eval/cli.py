@@ -16,13 +16,13 @@ CAPTION_TOKENIZERS = {"whitespace": "cider", "ptb": "cider_ptb"}
 
 def evaluate(
     answers: str | Path,
-    metric: str,
+    metric: str | Sequence[str],
     *,
     task: str | None = None,
     model: str | None = None,
     split: str | None = None,
 ) -> Evaluation:
-    """Score an answer file by the metric registered under that name.
+    """Score an answer file by the metric registered under that name, or by several (the first feeds the weights).
 
     Task, model and split are taken from the file where they are not given; EvaluationError where they cannot be,
     or where the file is not as it should be.
@@ -33,11 +33,14 @@ def evaluate(
     return Evaluation(samples, _score(path, samples, metric), identity)
 
 
-def _score(path: Path, samples: list[Sample], metric: str) -> Scored:
+def _score(path: Path, samples: list[Sample], metric: str | Sequence[str]) -> Scored:
+    names = [metric] if isinstance(metric, str) else metric
     try:
-        return load_metric(metric).score(samples)
+        parts = [load_metric(name).score(samples) for name in names]
     except EvaluationError as error:
         raise EvaluationError(f"{path}: {error}") from error
+    columns = [column for part in parts for column in part.columns]
+    return Scored(columns, [any(flags) for flags in zip(*(part.malformed for part in parts), strict=True)])
 
 
 def single_reference(path: Path, samples: Sequence[Sample]) -> None:

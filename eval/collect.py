@@ -75,6 +75,8 @@ def read_folder(folder: Path, split: str) -> tuple[list[ScoreFile], dict[tuple[s
         if content["split"] != split:
             continue
         if "samples" in content:
+            if key in samples:
+                raise EvaluationError(f"{path}: {key[1]} on {key[0]} has per-sample scores already, {samples[key][0]}")
             samples[key] = (path, content["samples"])
         elif "scores" in content:
             if key in scores:
@@ -88,6 +90,8 @@ def parse_score_file(path: Path, content: Mapping[str, Any]) -> ScoreFile:
     try:
         entry = content["scores"][0]
         stderr = entry.get("stderr")
+        if not np.isfinite(entry["value"]) or (stderr is not None and not stderr >= 0):
+            raise ValueError(f"value {entry['value']!r}, stderr {stderr!r}")
         return ScoreFile(
             path=path,
             task=str(content["task"]),

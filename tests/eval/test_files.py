@@ -9,6 +9,7 @@ import pytest
 
 import eval.core
 from eval import caption, caption_list, gleu, grounding, qa
+from eval.cli import evaluate
 
 FOLDER = Path(eval.core.__file__).parent
 COMMANDS = {"caption": caption, "caption_list": caption_list, "grounding": grounding, "qa": qa, "gleu": gleu}
@@ -104,6 +105,18 @@ def test_what_the_records_say_goes_before_the_file_name(tmp_path):
 def test_file_names_tell_task_split_and_model(name, identity):
     match = eval.core.ANSWER_FILE_NAME.fullmatch(name)
     assert (match["task"], match["model"], match["split"]) == identity
+
+
+def test_several_metrics_of_one_file(tmp_path):
+    path = answers(tmp_path / "A_val-2_mini.json", ("[0, 0, 1, 1]", "[0, 0, 1, 1]"), ("[0, 0, 1, 1]", "left"))
+    content = evaluate(path, ["em", "iou"]).score_file()
+    assert [(entry["metric"], entry["value"]) for entry in content["scores"]] == [
+        ("em", 0.5),
+        ("iou@0.5", 0.5),
+        ("mean_iou", 0.5),
+    ]
+    assert content["num_malformed"] == 1
+    assert evaluate(path, "em").score_file()["num_malformed"] == 0
 
 
 def test_ids_that_come_again_are_told_apart(tmp_path):

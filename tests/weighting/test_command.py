@@ -73,6 +73,12 @@ def test_the_script_stands_alone(tmp_path):
     assert f"--visatb_weights {' '.join(f'{w:.4f}' for w in content['weights'].values())}" in done.stdout
 
 
+def test_scores_need_their_reader(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "eval.collect", None)  # as where the script was copied alone
+    assert run("--scores", tmp_path) == 2
+    assert "--scores needs the project's eval folder" in capsys.readouterr().err
+
+
 def test_options_reach_the_method(tmp_path):
     matrix, out = write(tmp_path / "m.json", small_matrix()), tmp_path / "new" / "w.json"
     alphas = ["--alpha-out", 1, "--alpha-in", 0, "--alpha-difficulty", 0]
@@ -141,6 +147,8 @@ def edit(path, change):
         (lambda c: c.update(model="plus_mini:B"), "has a score file already"),
         (lambda c: c.update(scores=[]), "not a score file"),
         (lambda c: c["scores"][0].update(value="high"), "not a score file"),
+        (lambda c: c["scores"][0].update(value=float("nan")), "not a score file"),
+        (lambda c: c["scores"][0].update(stderr=-1), "not a score file"),
     ],
 )
 def test_score_files_that_do_not_fit_are_named(tmp_path, capsys, change, message):
