@@ -133,7 +133,7 @@ def _experiment(layout: Layout) -> None:
     }
     layout.experiment.parent.mkdir(parents=True, exist_ok=True)
     layout.experiment.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    _json(layout.subsets, {"seed": 0, "models": {"mini": {task: 2000 for task in TASKS}}})
+    _json(layout.subsets, {"seed": 0, "models": {"mini": dict.fromkeys(TASKS, 2000)}})
 
 
 def _images(folder: Path) -> None:
@@ -186,7 +186,7 @@ def _scored(
 def _values(mean: float, metric: str, latent: Array, rng: np.random.Generator) -> Array:
     """n values of exactly that mean: the same samples are easy for every model, up to noise."""
     n = len(latent)
-    ease = latent + rng.normal(scale=0.15, size=n)
+    ease = latent + rng.normal(scale=0.04, size=n)
     if metric == "cider":
         values = np.exp(3 * (1 - ease))
         return values * mean / values.mean()

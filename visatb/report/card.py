@@ -63,11 +63,15 @@ def _data(run: Run, final: str | None) -> str:
         entry = tasks.get(task) if isinstance(tasks, Mapping) else None
         entry = entry if isinstance(entry, Mapping) else {}
         files = entry.get("train") or []
-        names = ", ".join(_code(str(name).rpartition("/")[2]) for name in ([files] if isinstance(files, str) else files))
+        names = ", ".join(
+            _code(str(name).rpartition("/")[2]) for name in ([files] if isinstance(files, str) else files)
+        )
         rows.append([_text(task), names or "–", _text(", ".join(map(str, entry.get("metric") or [])) or "–")])
     table = _table(["Task", "Training files", "Metric"], rows)
     files = run.cards[final].get("data") or [] if final else []
-    digests = [f"- {_code(str(f.get('path', '')).rpartition('/')[2])}, SHA-256 {_code(f.get('sha256', ''))}" for f in files]
+    digests = [
+        f"- {_code(str(f.get('path', '')).rpartition('/')[2])}, SHA-256 {_code(f.get('sha256', ''))}" for f in files
+    ]
     return "\n\n".join(part for part in (table, "\n".join(digests)) if part)
 
 
@@ -90,9 +94,7 @@ def _results(results: Mapping[str, Any] | None) -> str:
         return "No test results yet."
     tasks = [task for task, span in results["tasks"] for _ in range(span)]
     heads = [f"{_text(t)} {_text(h['label'])} {h['arrow']}" for t, h in zip(tasks, results["heads"], strict=True)]
-    rows = [
-        [_text(row["name"]), *(cell["text"] for cell in row["cells"]), *row["deltas"]] for row in results["rows"]
-    ]
+    rows = [[_text(row["name"]), *(cell["text"] for cell in row["cells"]), *row["deltas"]] for row in results["rows"]]
     said = f"ΔI and ΔE are in percent of {_text(results['baseline'])}."
     return _table(["Method", *heads, "ΔI% ↑", "ΔE% ↓"], rows) + f"\n\n{said}"
 

@@ -49,9 +49,9 @@ def _overhead(run: Run, proxies: Iterable[str], final: str | None) -> dict[str, 
     shown = ratios.get("train_seconds", ratios.get("samples"))
     if shown is None:
         return {"overhead": "", "overhead_of": ""}
-    samples = f"; {ratios['samples']:.2f} × in samples" if "train_seconds" in ratios and "samples" in ratios else ""
+    samples = f"; {ratios['samples']:.2f}× in samples" if "train_seconds" in ratios and "samples" in ratios else ""
     unit = "training time" if "train_seconds" in ratios else "samples"
-    return {"overhead": f"{shown:.2f} ×", "overhead_of": f"{unit} of the final run {final}{samples}"}
+    return {"overhead": f"{shown:.2f}×", "overhead_of": f"{unit} of the final run {final}{samples}"}
 
 
 def _seconds(entry: dict[str, Any]) -> float:

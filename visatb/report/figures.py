@@ -20,7 +20,7 @@ PART_COLOURS = {"out": "#3f72af", "in": "#e0a030", "difficulty": "#b0476c"}
 PART_NAMES = {"out": r"α$_{out}$·λ$_{out}$", "in": r"α$_{in}$·λ$_{in}$", "difficulty": r"α$_D$·λ$_D$"}
 METHOD_COLOURS = ("#0f766e", "#6b7280", "#c2701c", "#4f6fc4", "#b0476c", "#7a9a2e", "#8a5fb5")
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#b8442c", "#f7f5f1", "#2563a8"])
-STYLE = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -82,7 +82,7 @@ def _contributions(weights: Mapping[str, Any]) -> Figure:
     axes.set_xlabel("to")
     axes.set_ylabel("from")
     axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03).outline.set_visible(False)  # type: ignore[operator]
+    figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03).outline.set_visible(False)
     return figure
 
 
@@ -142,7 +142,9 @@ def _results(deltas: Mapping[str, tuple[float, float]]) -> Figure:
     figure = Figure(figsize=(6.4, 0.9 + 0.34 * len(names)))
     colours = [METHOD_COLOURS[0] if name == "VisATB" else "#a3a8ae" for name in names]
     sides: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
-    for axes, column, title in zip(sides, (0, 1), ("ΔI % (higher is better)", "ΔE % (lower is more even)"), strict=True):
+    for axes, column, title in zip(
+        sides, (0, 1), ("ΔI % (higher is better)", "ΔE % (lower is more even)"), strict=True
+    ):
         bars = axes.barh([plain(name) for name in names], [deltas[name][column] for name in names], color=colours)
         axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
         axes.set_xlabel(title)

@@ -14,6 +14,16 @@ from visatb.layout import Layout, safe
 
 PROXIES = ("base", "mini", "plus_mini", "single", "single_mini")  # every other model is a method's
 COMPONENTS = ("out", "in", "difficulty")
+METRICS = {
+    "cider": "CIDEr",
+    "cider_ptb": "CIDEr (PTB)",
+    "em": "EM",
+    "iou@0.5": "IoU > 0.5",
+    "mean_iou": "mean IoU",
+    "gleu": "GLEU",
+    "judge": "judged",
+}
+FRACTIONS = ("em", "iou@0.5", "mean_iou", "gleu")  # shown in percent
 
 
 class ReportError(ValueError):

@@ -1,4 +1,4 @@
-"""The predictions that the page shows: some questions of each task, the same ones for every model, with small images."""
+"""The predictions that the page shows: some questions of each task, the same ones for every model, with images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from eval.core import EvaluationError, Sample, identify, read_answers
-from visatb.report.load import Run, is_proxy
+from visatb.report.load import FRACTIONS, METRICS, Run, is_proxy
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def _add(run: Run, page: _Page, model: str, samples: Sequence[Sample], per_task:
             page.images[sample.id] = [str(name) for name in (image if isinstance(image, list) else [image])]
             page.questions[sample.id] = {
                 "id": sample.id,
-                "question": _cut(sample.question),
+                "question": _cut(sample.question.replace("<image>", "").strip()),
                 "truths": [_cut(text) for text in sample.references[:5]],
                 "answers": {},
             }
@@ -108,7 +108,8 @@ def _as_json(run: Run, page: _Page) -> dict[str, Any]:
         "task": page.task,
         "split": page.split,
         "total": page.total,
-        "metric": cells[0].metric if cells else None,
+        "metric": METRICS.get(cells[0].metric, cells[0].metric) if cells else None,
+        "bounded": bool(cells) and cells[0].metric in FRACTIONS,
         "higher": cells[0].higher_is_better if cells else True,
         "questions": list(page.questions.values()),
     }

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 Points = Sequence[tuple[float, float]]
 WIDTH = 420  # user units; about one phone's width, so that text stays readable there
-GUTTER = 112
+GUTTER = 118
 ROW = 30
 NAME_LENGTH = 16
 
@@ -25,14 +25,16 @@ class _Chart:
     def __init__(self, height: float, name: str, description: str, kind: str, width: float = WIDTH) -> None:
         self.height, self.width = height, width
         box = f"0 0 {width:g} {height:g}"
-        self.root = ElementTree.Element("svg", viewBox=box, role="img", **{"class": f"chart {kind}"})
+        self.root = ElementTree.Element("svg", {"viewBox": box, "role": "img", "class": f"chart {kind}"})
         self.root.set("aria-label", f"{name}. {description}")
 
-    def add(self, tag: str, css: str, content: str | None = None, hint: str | None = None, **place: float | str) -> None:
+    def add(
+        self, tag: str, css: str, content: str | None = None, hint: str | None = None, **place: float | str
+    ) -> None:
         """Append a shape or text; `place` are its attributes (`_` for `-`), `hint` shows on pointing at it."""
         values = {key.replace("_", "-"): _trim(value) for key, value in place.items()}
         element = ElementTree.SubElement(self.root, tag, {"class": css, **values})
-        element.text = content
+        element.text = content and content.replace("-", "−") if css.startswith(("value", "tick")) else content
         if hint:
             ElementTree.SubElement(element, "title").text = hint
 
@@ -48,7 +50,7 @@ class _Chart:
 
     def markup(self) -> Markup:
         text = ElementTree.tostring(self.root, encoding="unicode", short_empty_elements=True)
-        return Markup(text)  # noqa: S704  (serialised, hence escaped)
+        return Markup(text)
 
 
 def difficulty_bars(values: Mapping[str, float | None]) -> Markup:
@@ -76,7 +78,7 @@ def weight_bars(
 ) -> Markup:
     """λ of each unit as the sum of its components (class, share × value), with its interval; a line stands at 1."""
     totals = {name: sum(value for _, value in pieces) for name, pieces in parts.items()}
-    high = max([2.0, *totals.values(), *(high for _, high in intervals.values())]) * 1.04
+    high = max([1.5, *totals.values(), *(high for _, high in intervals.values())]) * 1.02
     scale = _scale(0, high, GUTTER, WIDTH - 48)
     said = ", ".join(f"{name} {total:.2f}" for name, total in totals.items())
     chart = _Chart(len(parts) * ROW + 26, "Weight of each task and its three components", said, "weights")
@@ -89,14 +91,12 @@ def weight_bars(
             hint = f"{name}: {value:.4f} of {totals[name]:.4f}"
             chart.add("rect", f"bar {css}", None, hint, x=left, y=y + 6, width=max(right - left - 1, 0), height=18)
             done += value
-        end = scale(totals[name])
         if name in intervals:
             low, top = (scale(value) for value in intervals[name])
-            end = max(end, top)
             chart.line(low, y + 15, top, y + 15, "whisker")
             chart.line(low, y + 11, low, y + 19, "whisker")
             chart.line(top, y + 11, top, y + 19, "whisker")
-        chart.label(end + 6, y + 19, f"{totals[name]:.3f}", "value start")
+        chart.label(WIDTH - 2, y + 19, f"{totals[name]:.3f}", "value end")
     chart.line(scale(1), 0, scale(1), len(parts) * ROW, "one")
     return chart.markup()
 
@@ -109,8 +109,8 @@ def delta_bars(gains: Mapping[str, float], errors: Mapping[str, float], highligh
     right = _scale(0, max([0.1, *errors.values()]), middle + 8, WIDTH - 42)
     said = ", ".join(f"{name}: ΔI {gains[name]:+.2f}%, ΔE {errors.get(name, 0):.2f}%" for name in names)
     chart = _Chart(len(names) * ROW + 24, "Average change and average loss of each method", said, "deltas")
-    chart.label(GUTTER, 13, "ΔI % — higher is better", "axis start")
-    chart.label(middle + 8, 13, "ΔE % — lower is more even", "axis start")
+    chart.label(GUTTER, 13, "ΔI % ↑", "axis start")
+    chart.label(middle + 8, 13, "ΔE % ↓", "axis start")
     for row, name in enumerate(names):
         y = row * ROW + 22
         css = "bar mine" if name == highlight else "bar other"

@@ -6,6 +6,7 @@ depend on which questions were asked; they know nothing of other seeds of the tr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -195,13 +196,11 @@ def in_words(comparison: Comparison | None, waiting: str) -> Words:
         evenness, said, even = _evenness_at_baseline(c)
     else:
         evenness = _side(-c.error, c.error_interval and (-c.error_interval[1], -c.error_interval[0]))
-        said = {1: "more even", -1: "less even", 0: "as even, as far as this test can tell"}[evenness]
+        said = {1: "more even", -1: "less even", 0: "no clear difference in evenness"}[evenness]
         even = (
             f"Average loss on tasks that lost (ΔE): {c.delta_e[0]:.2f}% against {c.delta_e[1]:.2f}%, "
             f"{_points(c.error, c.error_interval)}."
         )
-    first = {1: "better on average", -1: "worse on average", 0: "no clear difference on average"}[average]
-    joint = "and" if average == evenness or average == 0 or evenness == 0 else "but"
     tones = {(1, 1): "good", (1, 0): "good", (-1, -1): "bad", (-1, 0): "bad", (0, -1): "bad", (0, 1): "good"}
     against = "itself the baseline" if c.baseline_is_other else f"both against {c.baseline}"
     sentence = (
@@ -209,7 +208,20 @@ def in_words(comparison: Comparison | None, waiting: str) -> Words:
         f"{_points(c.gain, c.gain_interval)}. {even}"
     )
     tone = "open" if (average, evenness) == (0, 0) else tones.get((average, evenness), "mixed")
-    return Words(tone, f"{c.method} against {c.other}: {first}, {joint} {said}", sentence, _caution(c))
+    return Words(tone, _headline(c, average, evenness, said), signed(sentence), _caution(c))
+
+
+def _headline(c: Comparison, average: int, evenness: int, said: str) -> str:
+    if (average, evenness) == (0, 0):
+        return f"{c.method} and {c.other}: no clear difference, neither on average nor in evenness"
+    first = {1: "better on average", -1: "worse on average", 0: "no clear difference on average"}[average]
+    joint = "but" if average and evenness and average != evenness else "and"
+    return f"{c.method} against {c.other}: {first}, {joint} {said}"
+
+
+def signed(text: str) -> str:
+    """The text with true minus signs before numbers."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 
 
 def _side(value: float, interval: Interval | None) -> int:

@@ -124,8 +124,9 @@ function drawBars(given, state, weights, before) {
   const top = Math.max(2.05, ...weights, ...before) * 1.02;
   const rows = given.units.map((unit, i) => {
     const row = make("tr");
-    const head = make("th", "", unit);
+    const head = make("th");
     head.scope = "row";
+    head.append(make("span", `key m${i % 7}`), unit);
     const members = given.groups[unit];
     if (members) head.title = members.join(", ");
     const cell = make("td", "track-cell");
@@ -189,7 +190,8 @@ function command(given, state, weights) {
   given.units.forEach((unit, i) => {
     for (const task of given.groups[unit] || [unit]) byTask[task] = weights[i];
   });
-  return `--task_names ${given.tasks.join(" ")} --visatb_weights `
+  const quoted = (name) => (/^[\w@%+=:,./-]+$/.test(name) ? name : `'${name.replaceAll("'", `'"'"'`)}'`);
+  return `--task_names ${given.tasks.map(quoted).join(" ")} --visatb_weights `
     + given.tasks.map((task) => byTask[task].toFixed(4)).join(" ");
 }
 
@@ -246,9 +248,8 @@ function startBrowser() {
     return texts.some((text) => text.toLowerCase().includes(state.search));
   };
 
-  const chip = (value, metric) => {
+  const chip = (value, bounded) => {
     if (value === null || value === undefined) return make("span", "quiet", "–");
-    const bounded = metric !== null && !metric.startsWith("cider") && metric !== "judge";
     const element = make("span", "chip", Number.isInteger(value) ? String(value) : value.toFixed(3));
     if (bounded) element.style.setProperty("--share", `${Math.round(Math.max(0, Math.min(1, value)) * 100)}%`);
     if (bounded && value > 0.6) element.classList.add("full");
@@ -279,10 +280,10 @@ function startBrowser() {
     for (const model of given.models) {
       if (!state.models.has(model) || !question.answers[model]) continue;
       const row = make("tr");
-      const head = make("th", "", model);
+      const head = make("th", "", model === `STL:${page.task}` ? "STL" : model);
       head.scope = "row";
       const cell = make("td", "score");
-      cell.append(chip(question.answers[model][1], page.metric));
+      cell.append(chip(question.answers[model][1], page.bounded));
       row.append(head, make("td", "said", question.answers[model][0] || "(nothing)"), cell);
       body.append(row);
     }

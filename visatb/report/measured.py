@@ -1,0 +1,162 @@
+"""What was measured, for the page: validation matrix, contributions, difficulties, and the weights made of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from visatb.report import svg
+from visatb.report.figures import unit_interval
+from visatb.report.load import COMPONENTS, Run
+
+STRONG = 0.78  # share of a heat cell's colour from which its text turns to the other end of the grey scale
+
+
+def matrix(run: Run) -> dict[str, Any] | None:
+    """The validation matrix as rows of (figure, standard error) texts."""
+    if not run.matrix:
+        return None
+    matrix, tasks = run.matrix, [str(task) for task in run.matrix["tasks"]]
+    rows = []
+    for kind in ("base", "mini", "plus_mini", "single", "single_mini"):
+        entry = matrix.get(kind) or {}
+        nested = all(isinstance(value, Mapping) for value in entry.values())
+        errors = (matrix.get("stderr") or {}).get(kind) or {}
+        for unit, figures in entry.items() if nested else [("", entry)]:
+            spread = errors.get(unit, {}) if nested else errors
+            if figures:
+                cells = [(_plain(figures.get(task)), _spread(spread.get(task))) for task in tasks]
+                rows.append({"name": f"{kind}:{unit}" if unit else kind, "cells": cells})
+    counts = matrix.get("num_samples") or {}
+    return {"tasks": tasks, "rows": rows, "counts": [counts.get(task) for task in tasks] if counts else None}
+
+
+def contributions(run: Run) -> dict[str, Any] | None:
+    """Figure 3a: cells with text, colour class and strength, and the means of rows and columns."""
+    if not run.weights:
+        return None
+    weights = run.weights
+    units = list(weights["difficulties"])
+    off = [abs(v) for i, row in enumerate(weights["contributions"]) for j, v in enumerate(row) if i != j and v]
+    top = max(off, default=1.0)
+    rows = []
+    for i, (unit, values) in enumerate(zip(units, weights["contributions"], strict=True)):
+        cells = [_heat(value, top, i == j, unit, units[j]) for j, value in enumerate(values)]
+        rows.append({"name": unit, "cells": cells, "mean": _plain(weights["mean_contributions"]["out"][unit], 4)})
+    means = [_plain(weights["mean_contributions"]["in"][unit], 4) for unit in units]
+    return {"units": units, "rows": rows, "means": means, "top": f"{top:.2f}"}
+
+
+def _heat(value: float | None, top: float, own: bool, source: str, target: str) -> dict[str, Any]:
+    if value is None:
+        return {"text": "–", "css": "none", "share": 0, "hint": f"{source} to {target}: left out"}
+    share = min(1.0, abs(value) / top)
+    css = "own" if own else ("pos" if value >= 0 else "neg") + (" strong" if share > STRONG else "")
+    text = f"{value:.3f}".replace("-", "−")
+    return {"text": text, "css": css, "share": round(100 * share), "hint": f"{source} to {target}: {value:.4f}"}
+
+
+def difficulties(run: Run) -> dict[str, Any] | None:
+    """Figure 3b, and whether the difficulties are the precise ones."""
+    if not run.weights:
+        return None
+    values = run.weights["difficulties"]
+    precise = setting(run, "form", "") == "simple" or setting(run, "difficulty", "") == "precise"
+    return {"chart": svg.difficulty_bars(values), "precise": precise}
+
+
+def fixed_weights(weights: Mapping[str, Any]) -> dict[str, float]:
+    """The weights of tasks that are in no unit."""
+    groups = weights.get("groups") or {}
+    weighed = {task for unit in weights["difficulties"] for task in groups.get(unit, [unit])}
+    return {task: float(value) for task, value in weights["weights"].items() if task not in weighed}
+
+
+def unit_weights(weights: Mapping[str, Any]) -> dict[str, float]:
+    """λ by unit."""
+    groups = weights.get("groups") or {}
+    return {unit: float(weights["weights"][groups.get(unit, [unit])[0]]) for unit in weights["difficulties"]}
+
+
+def weights(run: Run) -> dict[str, Any] | None:
+    """Tables 2 and 5 with intervals, their chart, and the arguments that give these weights to the train command."""
+    if not run.weights:
+        return None
+    weights = run.weights
+    groups, totals = weights.get("groups") or {}, unit_weights(weights)
+    parts: dict[str, list[tuple[str, float]]] = {}
+    intervals, rows = {}, []
+    for unit, total in totals.items():
+        components = [weights["components"][part][unit] for part in COMPONENTS]
+        shares = [weights["alpha"][part] * value for part, value in zip(COMPONENTS, components, strict=True)]
+        parts[unit] = [(f"part-{part}", share) for part, share in zip(COMPONENTS, shares, strict=True)]
+        interval = unit_interval(weights, unit)
+        if interval:
+            intervals[unit] = interval
+        rows.append(
+            {
+                "name": unit,
+                "tasks": ", ".join(groups.get(unit, [])),
+                "scores": [
+                    _plain(score, 4)
+                    for score in (
+                        weights["mean_contributions"]["out"][unit],
+                        weights["mean_contributions"]["in"][unit],
+                        weights["difficulties"][unit],
+                    )
+                ],
+                "components": [f"{value:.4f}" for value in components],
+                "total": f"{total:.4f}",
+                "interval": f"{interval[0]:.3f} – {interval[1]:.3f}" if interval else "–",
+                "above": _above(weights, groups.get(unit, [unit])[0]),
+            }
+        )
+    names = shlex.join(str(task) for task in weights["tasks"])
+    values = " ".join(f"{weights['weights'][task]:.4f}" for task in weights["tasks"])
+    return {
+        "chart": svg.weight_bars(parts, intervals),
+        "rows": rows,
+        "fixed": [(task, f"{value:.4f}") for task, value in fixed_weights(weights).items()],
+        "with_intervals": bool(intervals),
+        "temperature": f"{weights['temperature']:.4g}",
+        "command": f"--task_names {names} --visatb_weights {values}",
+    }
+
+
+def _above(weights: Mapping[str, Any], task: str) -> str:
+    share = (weights.get("intervals") or {}).get(task, {}).get("share_above_1")
+    return "–" if share is None else f"{100 * share:.0f}%"
+
+
+def whatif(run: Run) -> dict[str, Any] | None:
+    """The scores behind λ as arrays by unit, null where left out (weights.js)."""
+    if not run.weights:
+        return None
+    weights = run.weights
+    units = list(weights["difficulties"])
+    return {
+        "units": units,
+        "groups": weights.get("groups") or {},
+        "tasks": weights["tasks"],
+        "fixed": fixed_weights(weights),
+        "out": [weights["mean_contributions"]["out"][unit] for unit in units],
+        "in": [weights["mean_contributions"]["in"][unit] for unit in units],
+        "difficulty": [weights["difficulties"][unit] for unit in units],
+        "temperature": weights["temperature"],
+        "alpha": [weights["alpha"][part] for part in COMPONENTS],
+    }
+
+
+def setting(run: Run, key: str, default: str) -> str:
+    """One of the experiment's `weighting` settings."""
+    settings = run.experiment.get("weighting")
+    return str(settings.get(key, default)) if isinstance(settings, Mapping) else default
+
+
+def _plain(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _spread(value: float | None) -> str:
+    return "" if value is None else f"± {value:.4f}"

@@ -1,0 +1,165 @@
+"""What came out, for the page: test results of all methods with their charts, and the training losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from visatb.report import svg
+from visatb.report.load import FRACTIONS, METRICS, Cell, Run, is_proxy
+from visatb.report.verdict import task_changes
+
+TONES = 7  # method colours in report.css
+
+
+def results_table(run: Run) -> dict[str, Any] | None:
+    """Tables 1 and 3: test figures of all methods with ΔI and ΔE, the best and second marked, and two charts."""
+    results = run.results
+    if not results:
+        return None
+    heads = []
+    for task in results["tasks"]:
+        for place, entry in enumerate(results["metrics"].get(task, [])):
+            heads.append((task, place, str(entry["metric"]), bool(entry.get("higher_is_better", True))))
+    baseline = str(results.get("baseline", ""))
+    columns = [_column(run, *head) for head in heads]
+    rows = []
+    for method in results["methods"]:
+        cells = [column["cells"][method] for column in columns]
+        deltas = [(results.get(key) or {}).get(method) for key in ("delta_i", "delta_e")]
+        rows.append(
+            {
+                "name": method,
+                "cells": cells,
+                "deltas": [("–" if d is None or method == baseline else f"{d:.2f}") for d in deltas],
+                "mine": method == "VisATB",
+                "baseline": method == baseline,
+            }
+        )
+    _mark_deltas(rows)
+    tasks = [(task, len(results["metrics"].get(task, []))) for task in results["tasks"]]
+    stl = run.experiment.get("stl_steps")
+    return {
+        "tasks": [(task, span) for task, span in tasks if span],
+        "heads": [{"label": column["label"], "arrow": column["arrow"]} for column in columns],
+        "rows": rows,
+        "baseline": baseline,
+        "stl_steps": "the final run's number of optimizer steps" if stl == "equal" else "one epoch of its task",
+        "with_errors": any(cell["spread"] for column in columns for cell in column["cells"].values()),
+        "charts": _result_charts(run),
+        "classes": method_classes(list(results["methods"])),
+    }
+
+
+def _column(run: Run, task: str, place: int, metric: str, upwards: bool) -> dict[str, Any]:
+    assert run.results is not None
+    figures: dict[str, float | None] = {}
+    for method, row in run.results["methods"].items():
+        values = row.get(task) or []
+        figures[method] = values[place] if place < len(values) else None
+    known = [value for value in figures.values() if value is not None]
+    percent = metric in FRACTIONS and max(map(abs, known), default=2.0) <= 1.5
+    rivals = sorted({v for m, v in figures.items() if v is not None and m != "STL"}, reverse=upwards)
+    cells = {}
+    for method, value in figures.items():
+        cell = _test_cell(run, task, method, metric)
+        spread = cell.stderr if cell else None
+        cells[method] = {
+            "text": "waits" if value is None else _figure(value, percent),
+            "spread": "" if spread is None or value is None else _figure(spread, percent),
+            "css": "waits" if value is None else _rank(value, rivals) if method != "STL" else "",
+        }
+    return {
+        "label": METRICS.get(metric, metric) + (" %" if percent else ""),
+        "arrow": "↑" if upwards else "↓",
+        "cells": cells,
+    }
+
+
+def _rank(value: float, rivals: Sequence[float]) -> str:
+    if len(rivals) < 2:
+        return ""
+    return "best" if value == rivals[0] else "second" if value == rivals[1] else ""
+
+
+def _mark_deltas(rows: list[dict[str, Any]]) -> None:
+    """The best and second ΔI (highest) and ΔE (lowest) among the methods that are not the baseline."""
+    for column in (0, 1):
+        texts = [row["deltas"][column] for row in rows]
+        rivals = sorted({float(text) for text in texts if text != "–"}, reverse=column == 0)
+        for row, text in zip(rows, texts, strict=True):
+            row.setdefault("marks", []).append("" if text == "–" else _rank(float(text), rivals))
+
+
+def _test_cell(run: Run, task: str, method: str, metric: str) -> Cell | None:
+    for name in (method, f"{method}:{task}", *([f"single:{task}"] if method == "STL" else [])):
+        for cell in run.scores.get(("test", task, name), []):
+            if cell.metric == metric:
+                return cell
+    return None
+
+
+def _result_charts(run: Run) -> dict[str, Any]:
+    results = run.results or {}
+    methods = [name for name in results["methods"] if name != results.get("baseline")]
+    gains = {name: float(v) for name in methods if (v := (results.get("delta_i") or {}).get(name)) is not None}
+    errors = {name: float(v) for name in methods if (v := (results.get("delta_e") or {}).get(name)) is not None}
+    charts: dict[str, Any] = {"deltas": svg.delta_bars(gains, errors, "VisATB") if gains else None}
+    ordered = sorted(methods, key=lambda name: (name == "VisATB", name == "EW"))
+    changes = {name: task_changes(results, name) for name in ordered}
+    classes = method_classes(list(results["methods"]))
+    tasks = [task for task in results["tasks"] if any(task in row for row in changes.values())]
+    charts["changes"] = svg.change_dots(tasks, changes, classes) if tasks else None
+    charts["legend"] = [(classes[name], name) for name in reversed(ordered)]
+    return charts
+
+
+def losses(run: Run) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Task → method → (step, mean token loss); single-task runs as one method. Proxies only while there is no final."""
+    stl = (
+        {name for name in run.histories if name.partition(":")[0] in ("STL", "single")} if "STL" in run.methods else {}
+    )
+    finals = [name for name in run.histories if name in stl or not is_proxy(name)]
+    rank = {name: place for place, name in enumerate(run.methods)}
+    models = sorted(finals or run.histories, key=lambda name: (rank.get(name.partition(":")[0], 99), name))
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for model in models:
+        shown = "STL" if model in stl else model
+        for entry in run.histories[model]:
+            for key, value in entry.items():
+                if key.startswith("task_loss/") and isinstance(value, int | float) and "step" in entry:
+                    task = key.removeprefix("task_loss/")
+                    lines.setdefault(task, {}).setdefault(shown, []).append((float(entry["step"]), float(value)))
+    order = {task: place for place, task in enumerate(run.tasks)}
+    return {
+        task: {method: svg.thin(points) for method, points in lines[task].items()}
+        for task in sorted(lines, key=lambda task: order.get(task, len(order)))
+    }
+
+
+def loss_charts(run: Run) -> dict[str, Any] | None:
+    """A chart of training losses for each task, and the last losses as a table."""
+    lines = losses(run)
+    if not lines:
+        return None
+    methods = list(dict.fromkeys(method for task in lines.values() for method in task))
+    classes = method_classes([*run.methods, *(name for name in methods if name not in run.methods)])
+    return {
+        "panels": [(task, svg.loss_lines(task, task_lines, classes)) for task, task_lines in lines.items()],
+        "legend": [(classes[name], name) for name in methods],
+        "rows": [
+            (task, [f"{task_lines[m][-1][1]:.4f}" if m in task_lines else "–" for m in methods])
+            for task, task_lines in lines.items()
+        ],
+        "methods": methods,
+    }
+
+
+def method_classes(methods: Sequence[str]) -> dict[str, str]:
+    """Each method's colour class: VisATB has its own, the others take the rest in turn."""
+    others = [name for name in methods if name != "VisATB"]
+    return {"VisATB": "m0"} | {name: f"m{1 + place % (TONES - 1)}" for place, name in enumerate(others)}
+
+
+def _figure(value: float, percent: bool) -> str:
+    return f"{100 * value:.2f}" if percent else f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
