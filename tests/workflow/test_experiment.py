@@ -1,0 +1,97 @@
+"""The experiment file: what is refused, with file and line, and what is filled in."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.world import write_experiment
+from visatb.experiment import load_experiment, round_to_count
+from visatb.yaml_lines import ExperimentError
+
+GOOD = """\
+model: {path: base}
+tasks:
+  vqa:
+    train: vqa.json
+    val: vqa_val.json
+    test: vqa_test.json
+    metric: em
+  caption:
+    train: [a.json, b.json]
+    val: caption_val.json
+    test: caption_test.json
+    metric: [cider, gleu]
+training:
+  learning_rate: 2e-4
+"""
+
+
+def load(folder: Path, text: str):
+    path = folder / "experiment.yaml"
+    path.write_text(text)
+    return load_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("    metric: em", "    metrik: em", 7, ["tasks.vqa.metrik", "did you mean metric"]),
+        ("    metric: em", "    metric: emm", 7, ["unknown metric 'emm'", "cider"]),
+        ("    val: vqa_val.json\n", "", 3, ["tasks.vqa", "val is missing"]),
+        ("    test: vqa_test.json\n", "", 3, ["test is missing"]),
+        ("  learning_rate: 2e-4", "  output_dir: x", 14, ["training.output_dir", "the workflow itself"]),
+        ("  learning_rate: 2e-4", "  weight_method: x", 14, ["training.weight_method", "methods"]),
+        ("training:", "subsets: {mini: 1/0}\ntraining:", 13, ["subsets.mini", "not a rate"]),
+        ("training:", "subsets: {mini: 0.5, large: 0.25}\ntraining:", 13, ["smaller than the large"]),
+        ("training:", "methods: [EW, EW]\ntraining:", 13, ["more than once"]),
+        ("training:", "methods: [UW]\ntraining:", 13, ["methods", "UW"]),
+        ("training:", "weighting: {alpha: {out: 1}}\ntraining:", 13, ["sum to 1"]),
+        ("training:", "weighting: {form: simple, difficulty: precise}\ntraining:", 13, ["simple form"]),
+        ("  caption:\n", "  vqa:\n", 8, ["given twice"]),
+        ("  caption:\n", "  VQA:\n", 8, ["share their files"]),
+        ("    train: vqa.json", "    train: vqa.json\n    weight: 1.0", 6, ["training data only"]),
+        ("    train: [a.json, b.json]", "    train: [vqa.json]", 9, ["more than once"]),
+        ("    metric: em", "    metric: [em", 8, ["not valid YAML"]),
+    ],
+)
+def test_errors_name_file_and_line(tmp_path, old, new, line, words):
+    assert old in GOOD
+    with pytest.raises(ExperimentError) as caught:
+        load(tmp_path, GOOD.replace(old, new))
+    message = str(caught.value)
+    assert f"experiment.yaml:{line}: " in message
+    for word in words:
+        assert word in message
+
+
+def test_all_errors_of_values_come_at_once(tmp_path):
+    with pytest.raises(ExperimentError) as caught:
+        load(tmp_path, GOOD.replace("metric: em", "metrc: em").replace("2e-4", "2e-4\nseeed: 1\nsubsets: 3"))
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_one_task_is_not_enough(tmp_path):
+    with pytest.raises(ExperimentError, match="at least two tasks"):
+        load_experiment(write_experiment(tmp_path, {"a": {}, "b": {"weight": 1.0}}))
+
+
+def test_defaults_paths_and_round_trip(tmp_path):
+    experiment = load(tmp_path, GOOD)
+    assert experiment.training["learning_rate"] == 2e-4
+    assert experiment.training["num_train_epochs"] == 1
+    assert experiment.subsets.mini == 1 / 32
+    assert experiment.tasks["caption"].train == [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    copy = tmp_path / "elsewhere" / "copy.yaml"
+    copy.parent.mkdir()
+    copy.write_text(experiment.to_yaml())
+    again = load_experiment(copy)
+    assert again.model_dump() == experiment.model_dump()
+
+
+def test_rates_may_be_fractions(tmp_path):
+    assert load(tmp_path, GOOD + "subsets: {mini: 1/4, large: 1/2}\n").subsets.mini == 0.25
+
+
+@pytest.mark.parametrize(("rate", "total", "count"), [(1 / 32, 64, 2), (1 / 32, 10, 1), (0.25, 6, 2), (1, 7, 7)])
+def test_subset_sizes(rate, total, count):
+    assert round_to_count(rate, total) == count

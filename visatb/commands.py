@@ -1,0 +1,147 @@
+"""The command lines of the stages: what the workflow starts is what a user could type."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from visatb.experiment import Argument, Experiment, training_arguments
+from visatb.graph import ModelJob
+from visatb.layout import Layout
+from visatb.yaml_lines import ExperimentError
+
+LARGEST_MICRO_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How processes are started: how many, and by what where there are several."""
+
+    processes: int = 1
+    kind: str = "torchrun"
+
+    def command(self, module: str, arguments: Sequence[str]) -> list[str]:
+        """The command that runs a module in all processes."""
+        if self.kind == "deepspeed" and module != "inference_visatb":
+            start = ["deepspeed.launcher.runner", "--num_gpus", str(self.processes), "--module"]
+        elif self.processes > 1:
+            start = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(self.processes), "--module"]
+        else:
+            start = []
+        return [sys.executable, "-m", *start, module, *arguments]
+
+
+def batch_split(experiment: Experiment, arguments: Mapping[str, Argument], processes: int) -> tuple[int, int]:
+    """(micro-batch per process, accumulation steps) that make the global batch.
+
+    Raises:
+        ExperimentError: the processes, or the micro-batch asked for, do not divide it.
+    """
+    batch = experiment.global_batch_size
+    if batch % processes:
+        raise ExperimentError(f"global_batch_size {batch} cannot be shared evenly by {processes} processes")
+    share = batch // processes
+    asked = arguments.get("per_device_train_batch_size")
+    if isinstance(asked, int):
+        micro = min(asked, share)
+        if share % micro:
+            raise ExperimentError(
+                f"global_batch_size {batch} on {processes} processes is {share} each, no multiple of "
+                f"per_device_train_batch_size {asked}"
+            )
+        return micro, share // micro
+    micro = math.gcd(share, LARGEST_MICRO_BATCH)
+    return micro, share // micro
+
+
+def optimizer_steps(experiment: Experiment, stage: str, samples: int) -> int:
+    """The number of optimizer steps of a run over `samples` samples."""
+    arguments = training_arguments(experiment, stage)
+    limit = int(str(arguments.get("max_steps", -1)))
+    if limit > 0:
+        return limit
+    epochs = float(str(arguments.get("num_train_epochs", 1)))
+    return max(1, math.ceil(math.ceil(samples / experiment.global_batch_size) * epochs))
+
+
+def model_arguments(experiment: Experiment) -> list[str]:
+    """The train command's arguments that say what it starts from."""
+    model = experiment.model
+    given = {
+        "model_name_or_path": model.path,
+        "vision_tower": model.vision_tower,
+        "pretrain_mm_mlp_adapter": model.projector,
+        "version": model.template,
+    }
+    return [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
+
+
+def train_arguments(
+    experiment: Experiment, layout: Layout, job: ModelJob, listing: Mapping[str, Any], launch: Launch
+) -> list[str]:
+    """The train command's arguments for a model; `listing` is the content of `data/subsets.json`."""
+    files: dict[str, list[str]] = listing["models"][job.name]["files"]
+    arguments = dict(training_arguments(experiment, job.stage))
+    micro, accumulation = batch_split(experiment, arguments, launch.processes)
+    arguments |= {"per_device_train_batch_size": micro, "gradient_accumulation_steps": accumulation}
+    if job.equal_steps:
+        whole = sum(sizes["whole"] for sizes in listing["tasks"].values())
+        arguments["max_steps"] = optimizer_steps(experiment, "finals", whole)
+    words = [*model_arguments(experiment), "--output_dir", str(layout.model(job.name))]
+    words += ["--data_path", *(file for of_task in files.values() for file in of_task)]
+    words += ["--file_tasks", json.dumps({file: task for task, of_task in files.items() for file in of_task})]
+    if experiment.image_folder is not None:
+        words += ["--image_folder", experiment.image_folder]
+    words += ["--task_names", *job.tasks, "--seed", str(experiment.seed)]
+    words += ["--index_cache_dir", str(layout.data / "index")]
+    if job.stage == "finals" and experiment.groups:
+        words += ["--task_groups", json.dumps(experiment.groups)]
+    words += ["--visatb_weights", str(layout.weights)] if job.method == "VisATB" else ["--weight_method", job.method]
+    for name, value in arguments.items():
+        words += [f"--{name}", *_words(value)]
+    return words
+
+
+def _words(value: Argument) -> list[str]:
+    if isinstance(value, dict):
+        return [json.dumps(value)]
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+
+
+def answer_arguments(
+    experiment: Experiment, layout: Layout, job: ModelJob, split: str, listing: Mapping[str, Any], checkpoint: str
+) -> list[str]:
+    """The inference command's arguments for a model and a split."""
+    questions = [listing["questions"][split][task]["file"] for task in getattr(job, split)]
+    words = ["--model-path", checkpoint, "--model-name", job.name]
+    words += ["--answers-folder", str(layout.answer_folder(split, job.name)), "--question-file", *questions]
+    if experiment.image_folder is not None:
+        words += ["--image-folder", experiment.image_folder]
+    if experiment.model.template is not None:
+        words += ["--conv-mode", experiment.model.template]
+    for name, value in experiment.generation.model_dump().items():
+        if value is not None:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def weighting_arguments(experiment: Experiment, layout: Layout, groups_file: str | None) -> list[str]:
+    """The weighting command's arguments."""
+    weighting = experiment.weighting
+    words = ["--scores", str(layout.root / "scores" / "val"), "--split", "val"]
+    words += ["--task_names", *experiment.tasks, "--output", str(layout.weights)]
+    words += ["--temperature", str(weighting.temperature), "--form", weighting.form]
+    words += ["--difficulty", weighting.difficulty, "--on_degenerate", weighting.on_degenerate]
+    words += ["--bootstrap", str(weighting.bootstrap)]
+    alpha = weighting.alpha
+    words += ["--alpha-out", str(alpha.out), "--alpha-in", str(alpha.in_)]
+    words += ["--alpha-difficulty", str(alpha.difficulty)]
+    if groups_file is not None:
+        words += ["--groups", groups_file]
+    if experiment.fixed:
+        words += ["--fixed", *(f"{name}={weight}" for name, weight in experiment.fixed.items())]
+    return words

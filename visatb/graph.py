@@ -1,0 +1,134 @@
+"""From an experiment to the models it needs and the jobs that make them. Pure: nothing is read or written.
+
+Standard form: mini, and i+mini for each unit i. Precise difficulty adds single and single_mini of each unit. Simple
+form: the base model, single and single_mini of each unit. Then each method's model, and one per task for STL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from visatb.experiment import Experiment, training_arguments
+
+Size = Literal["mini", "large", "whole"]
+Stage = Literal["proxies", "finals", "stl", "base"]
+
+
+@dataclass(frozen=True)
+class ModelJob:
+    """A model: what it is trained on, and which tasks' questions it answers.
+
+    Attributes:
+        stage: which overrides of the training arguments apply; `base` is not trained at all.
+        method: the weighting method it is trained with.
+        data: (task, size) of each part of its training data, in the order of the tasks.
+        val, test: tasks whose questions it answers.
+        equal_steps: trained for as many optimizer steps as the final runs take.
+    """
+
+    name: str
+    stage: Stage
+    method: str
+    data: tuple[tuple[str, Size], ...]
+    val: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    equal_steps: bool = False
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks of its training data."""
+        return [task for task, _ in self.data]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A node of the workflow: what is done in one go, after other jobs."""
+
+    name: str
+    stage: str
+    after: tuple[str, ...] = ()
+    model: ModelJob | None = None
+
+
+CHECK, SUBSETS, WEIGHTS, RESULTS, REPORT = "check", "subsets", "weights", "results", "report"
+TOGETHER = ("VisATB", "EW", "TLA", "RLW", "DWA", "IGB")
+
+
+def proxies(experiment: Experiment) -> list[ModelJob]:
+    """The models that λ is computed from, in the order that they are best trained in."""
+    form, units = experiment.weighting.form, experiment.units
+    everything = tuple(experiment.balanced)
+    models = []
+    if form == "simple":
+        models = [ModelJob("base", "base", "EW", (), everything)]
+    else:
+        models = [ModelJob("mini", "proxies", "EW", _mixed(experiment, ()), everything)]
+        models += [
+            ModelJob(f"plus_mini:{unit}", "proxies", "EW", _mixed(experiment, tasks), everything)
+            for unit, tasks in units.items()
+        ]
+    if form == "simple" or experiment.weighting.difficulty == "precise":
+        for unit, tasks in units.items():
+            asked = everything if form == "simple" else tuple(tasks)
+            models.append(ModelJob(f"single:{unit}", "proxies", "EW", _only(tasks, "large"), asked))
+            models.append(ModelJob(f"single_mini:{unit}", "proxies", "EW", _only(tasks, "mini"), tuple(tasks)))
+    return models
+
+
+def stl_model(experiment: Experiment, task: str) -> str:
+    """The model that is STL's for a task: `single:<task>` where that is the same run, else `STL:<task>`."""
+    single = f"single:{task}"
+    same = (
+        experiment.units.get(task) == [task]
+        and any(model.name == single for model in proxies(experiment))
+        and experiment.subsets.large == 1
+        and experiment.stl_steps == "epoch"
+        and training_arguments(experiment, "stl") == training_arguments(experiment, "proxies")
+    )
+    return single if same else f"STL:{task}"
+
+
+def models(experiment: Experiment) -> list[ModelJob]:
+    """All models of an experiment: proxies first, then the methods' in their order, STL's last."""
+    tested = tuple(task for task in experiment.balanced if experiment.tasks[task].test)
+    found = {model.name: model for model in proxies(experiment)}
+    whole = _only(experiment.tasks, "whole")
+    for method in experiment.methods:
+        if method in TOGETHER:
+            found[method] = ModelJob(method, "finals", method, whole, test=tested)
+    if "STL" in experiment.methods:
+        for task in experiment.balanced:
+            name = stl_model(experiment, task)
+            asked = (task,) if task in tested else ()
+            if name in found:
+                found[name] = replace(found[name], test=asked)
+            elif experiment.tasks[task].score is None or asked:
+                equal = experiment.stl_steps == "equal"
+                found[name] = ModelJob(name, "stl", "EW", _only([task], "whole"), test=asked, equal_steps=equal)
+    return list(found.values())
+
+
+def jobs(experiment: Experiment) -> list[Job]:
+    """The workflow's jobs in an order that respects what comes after what."""
+    needed = {model.name for model in proxies(experiment)}
+    listed = [Job(CHECK, "data"), Job(SUBSETS, "data")]
+    everything = models(experiment)
+    for model in everything:
+        after = (CHECK, SUBSETS, WEIGHTS) if model.method == "VisATB" else (CHECK, SUBSETS)
+        listed.append(Job(model.name, "validation" if model.name in needed else "test", after, model))
+    order = {"data": 0, "validation": 1, "weights": 2, "test": 3}
+    listed.append(Job(WEIGHTS, "weights", tuple(model.name for model in everything if model.name in needed)))
+    listed.sort(key=lambda job: order[job.stage])
+    tested = tuple(model.name for model in everything if model.test or model.name not in needed)
+    listed.append(Job(RESULTS, "results", (*dict.fromkeys((*tested, SUBSETS)),)))
+    listed.append(Job(REPORT, "results", (RESULTS, WEIGHTS)))
+    return listed
+
+
+def _mixed(experiment: Experiment, large: tuple[str, ...] | list[str]) -> tuple[tuple[str, Size], ...]:
+    return tuple((task, "large" if task in large else "mini") for task in experiment.tasks)
+
+
+def _only(tasks: object, size: Size) -> tuple[tuple[str, Size], ...]:
+    return tuple((task, size) for task in tasks)  # type: ignore[attr-defined]

@@ -1,0 +1,215 @@
+"""What each step's outcome depends on, as one hash: a step is done again when its key changes, and only then.
+
+A key holds the keys of the steps before it, the content of the user's files, and the settings that decide the outcome;
+not how, where or how fast it is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from eval.core import EvaluationError, read_json, write_json
+from visatb.experiment import Experiment, training_arguments
+from visatb.graph import CHECK, REPORT, RESULTS, SUBSETS, WEIGHTS, Job, ModelJob, jobs, models, proxies
+from visatb.layout import SPLITS, Layout
+
+# Training arguments that decide how a run goes, not what comes out of it.
+_WITHOUT_EFFECT = """
+per_device_train_batch_size per_device_eval_batch_size dataloader_num_workers dataloader_pin_memory
+dataloader_persistent_workers dataloader_prefetch_factor logging_steps logging_strategy logging_first_step logging_dir
+report_to run_name save_steps save_strategy save_total_limit preprocess_workers cache_dir disable_tqdm log_level
+ddp_timeout gradient_checkpointing gradient_checkpointing_kwargs deepspeed use_cpu
+"""
+_WHOLE = 1 << 26  # files up to this size are hashed whole
+
+Keys = dict[str, dict[str, str]]
+"""Job → step → key, in the order of the steps."""
+
+
+class Files:
+    """Content hashes of the user's files, remembered by size and time of change."""
+
+    def __init__(self, store: Path | None = None) -> None:
+        self.store = store
+        try:
+            self.known: dict[str, list[Any]] = read_json(store) if store else {}
+        except EvaluationError:
+            self.known = {}
+        self.changed = False
+
+    def hash(self, path: str | Path) -> str:
+        """SHA-256 of a data file; "missing" where there is none."""
+        try:
+            state = Path(path).stat()
+        except OSError:
+            return "missing"
+        stamp = [state.st_size, state.st_mtime_ns]
+        held = self.known.get(str(path))
+        if held is None or held[:2] != stamp:
+            with open(path, "rb") as file:
+                digest = hashlib.sha256()
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            held = self.known[str(path)] = [*stamp, digest.hexdigest()]
+            self.changed = True
+        return str(held[2])
+
+    def model(self, name: str | None) -> Any:
+        """What stands for a model's content: its files' hashes, of large ones size and time; a hub name itself."""
+        path = Path(name or "")
+        if name is None or not path.exists():
+            return name
+        files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.is_file())
+        return [[file.name, self._brief(file)] for file in files]
+
+    def _brief(self, file: Path) -> Any:
+        state = file.stat()
+        return self.hash(file) if state.st_size <= _WHOLE else [state.st_size, state.st_mtime_ns]
+
+    def save(self) -> None:
+        """Keep what was hashed for the next time."""
+        if self.store and self.changed:
+            write_json(self.store, self.known)
+            self.changed = False
+
+
+def compute(experiment: Experiment, layout: Layout) -> Keys:
+    """The keys of all jobs' steps."""
+    files = Files(layout.engine / "hashes.json")
+    maker = _Maker(experiment, files)
+    found = {job.name: maker.steps(job) for job in jobs(experiment)}
+    files.save()
+    return found
+
+
+def digest(value: Any) -> str:
+    """A hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:20]
+
+
+class _Maker:
+    def __init__(self, experiment: Experiment, files: Files) -> None:
+        self.experiment = experiment
+        self.files = files
+        self.made: dict[str, dict[str, str]] = {}
+        model = experiment.model
+        parts = {part: files.model(getattr(model, part)) for part in ("path", "vision_tower", "projector")}
+        self.model = {**parts, "template": model.template}
+
+    def steps(self, job: Job) -> dict[str, str]:
+        """The keys of a job's steps; the jobs before it must have theirs."""
+        if job.model is not None:
+            steps = self._model_steps(job.model)
+        else:
+            content = {
+                CHECK: self._check,
+                SUBSETS: self._subsets,
+                WEIGHTS: self._weights,
+                RESULTS: self._results,
+                REPORT: self._report,
+            }[job.name]()
+            steps = {job.name: digest(content)}
+        self.made[job.name] = steps
+        return steps
+
+    def _train_files(self, task: str) -> list[str]:
+        return [self.files.hash(file) for file in self.experiment.tasks[task].train]
+
+    def _questions(self, split: str, tasks: tuple[str, ...]) -> list[Any]:
+        limit = self.experiment.max_val_samples if split == "val" else None
+        seed = self.experiment.subsets.seed if limit else None
+        hashes = [self.files.hash(getattr(self.experiment.tasks[task], split)) for task in tasks]
+        return [[task, file, limit, seed] for task, file in zip(tasks, hashes, strict=True)]
+
+    def _part(self, task: str, size: str) -> list[Any]:
+        subsets = self.experiment.subsets
+        rate = 1.0 if size == "whole" else getattr(subsets, size)
+        return [task, self._train_files(task), rate, subsets.seed if rate < 1 else None]
+
+    def _arguments(self, stage: str) -> dict[str, Any]:
+        return without(training_arguments(self.experiment, stage), *_WITHOUT_EFFECT.split())
+
+    def _check(self) -> Any:
+        experiment = self.experiment
+        return [
+            self.model,
+            experiment.image_folder,
+            {task: self._train_files(task) for task in experiment.tasks},
+            {split: self._questions(split, self._asked(split)) for split in SPLITS},
+            [task.metric for task in experiment.tasks.values()],
+            [self._arguments(stage) for stage in ("proxies", "finals", "stl")],
+            [experiment.global_batch_size, experiment.groups, experiment.methods],
+        ]
+
+    def _asked(self, split: str) -> tuple[str, ...]:
+        return tuple(name for name in self.experiment.balanced if getattr(self.experiment.tasks[name], split))
+
+    def _subsets(self) -> Any:
+        wanted = models(self.experiment)
+        parts = dict.fromkeys(part for model in wanted for part in model.data)
+        split_tasks = {
+            split: tuple(dict.fromkeys(task for model in wanted for task in getattr(model, split))) for split in SPLITS
+        }
+        return [
+            [self._part(*part) for part in parts],
+            {split: self._questions(split, tasks) for split, tasks in split_tasks.items()},
+            [[model.name, model.data] for model in wanted],
+        ]
+
+    def _model_steps(self, model: ModelJob) -> dict[str, str]:
+        experiment = self.experiment
+        content: dict[str, Any] = {"model": self.model}
+        if model.data:
+            content |= {
+                "data": [self._part(*part) for part in model.data],
+                "image_folder": experiment.image_folder,
+                "arguments": self._arguments(model.stage),
+                "batch": experiment.global_batch_size,
+                "seed": experiment.seed,
+                "method": model.method,
+            }
+        if model.stage == "finals":
+            content["groups"] = experiment.groups
+        if model.equal_steps:
+            content["steps"] = [self._part(task, "whole") for task in experiment.tasks] + [self._arguments("finals")]
+        if model.method == "VisATB":
+            content["weights"] = digest(self._lambda())
+        steps = {"train": digest(content)}
+        for split in SPLITS:
+            tasks = getattr(model, split)
+            if tasks:
+                generation = without(experiment.generation.model_dump(), "batch_size")
+                steps[f"answer {split}"] = digest([steps["train"], self._questions(split, tasks), generation])
+                metrics = [[task, experiment.tasks[task].metric] for task in tasks]
+                steps[f"score {split}"] = digest([steps[f"answer {split}"], metrics, self._external(tasks, split)])
+        return steps
+
+    def _external(self, tasks: tuple[str, ...], split: str) -> list[str]:
+        """Tasks whose test score comes from outside: their answers are not scored here."""
+        return [task for task in tasks if split == "test" and self.experiment.tasks[task].score]
+
+    def _weights(self) -> Any:
+        return [self._lambda(), self.experiment.weighting.bootstrap]
+
+    def _lambda(self) -> Any:
+        """What decides λ itself, which its intervals do not."""
+        experiment = self.experiment
+        scores = {model.name: self.made[model.name]["score val"] for model in proxies(experiment)}
+        weighting = without(experiment.weighting.model_dump(), "bootstrap")
+        return [scores, weighting, experiment.groups, experiment.fixed]
+
+    def _results(self) -> Any:
+        external = {name: self.files.hash(task.score) for name, task in self.experiment.tasks.items() if task.score}
+        tested = {model.name: self.made[model.name] for model in models(self.experiment)}
+        return [tested, external, self.experiment.methods]
+
+    def _report(self) -> Any:
+        return [self.made[RESULTS], self.made[WEIGHTS], self.experiment.name]
+
+
+def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The other values of a mapping."""
+    return {name: value for name, value in values.items() if name not in names}

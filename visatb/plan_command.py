@@ -1,0 +1,121 @@
+"""`visatb plan`: print what an experiment will run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from llava.data.errors import DataError
+from visatb.experiment import load_experiment
+from visatb.plan import Plan, make_plan
+from visatb.yaml_lines import ExperimentError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status (0, or 2 for bad input)."""
+    parser = argparse.ArgumentParser(prog="visatb plan", description=__doc__)
+    parser.add_argument("experiment", type=Path, metavar="EXPERIMENT.yaml")
+    parser.add_argument("--workdir", type=Path, help="work folder whose measurements are used")
+    parser.add_argument("--json", action="store_true", help="the plan as JSON")
+    arguments = parser.parse_args(argv)
+    try:
+        plan = make_plan(load_experiment(arguments.experiment), arguments.workdir)
+    except (ExperimentError, DataError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    if arguments.json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(plan), indent=1, ensure_ascii=False) + "\n")
+    else:
+        show(plan, Console())
+    return 0
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Print a plan as tables."""
+    console.print(_model_table(plan))
+    console.print(_form_table(plan))
+    for text in plan.advice:
+        console.print(f"[yellow]advice:[/yellow] {text}", highlight=False)
+    for text in plan.notes:
+        console.print(f"note: {text}", highlight=False)
+
+
+def _model_table(plan: Plan) -> Table:
+    table = Table(
+        title=f"{plan.experiment}: {len(plan.models)} models, {plan.form} form",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("model", no_wrap=True)
+    for name in ("samples", "steps", "questions", "to answer", "disk, peak", "kept"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for model in plan.models:
+        table.add_row(
+            model.name,
+            f"{model.samples:,}" if model.samples else "–",
+            f"{model.steps:,}" if model.steps else "–",
+            f"{model.questions:,}" if model.questions else "–",
+            duration(model.answer_seconds),
+            size(model.peak_bytes),
+            size(model.kept_bytes),
+        )
+    table.add_section()
+    table.add_row(
+        "together",
+        f"{sum(model.samples for model in plan.models):,}",
+        f"{sum(model.steps for model in plan.models):,}",
+        f"{sum(model.questions for model in plan.models):,}",
+        duration(_total([model.answer_seconds for model in plan.models])),
+        "",
+        size(_total([model.kept_bytes for model in plan.models])),
+    )
+    return table
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _form_table(plan: Plan) -> Table:
+    table = Table(title="Cost of finding λ, in final runs", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("form", "trainings", "by samples", "the paper's estimate", ""):
+        table.add_column(name, justify="right" if name in ("trainings", "by samples") else "left")
+    for form in plan.forms:
+        chosen = "← this one" if form.name == plan.form else ""
+        estimate = f"{form.formula} = {form.by_formula:.2f}"
+        table.add_row(form.name, str(form.trainings), f"{form.counted:.2f} ×", estimate, chosen)
+    return table
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in words."""
+    if seconds is None:
+        return "?"
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 1 or not seconds else "< 1 s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def size(count: float | None) -> str:
+    """Bytes in words."""
+    if count is None:
+        return "?"
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if count >= 10 or not count else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Counting and sampling the records of data files, one at a time, without a tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llava.data.errors import DataError
+from llava.data.records import read_records, record_name
+
+# {benchmark/task}_{train|val|test}-{size}, the size as a number or as 41k
+_SIZE_IN_NAME = re.compile(r"_(?:train|val|test)-(\d+(?:\.\d+)?)([kKmM]?)$")
+
+
+def count(files: Sequence[str]) -> int:
+    """The number of records in data files; DataError where one is missing or broken."""
+    return sum(1 for file in files for _ in read_records(file))
+
+
+def count_by_name(files: Sequence[str]) -> int | None:
+    """The number of records by the files' names (`…_train-41k.json`); None where one does not tell."""
+    total = 0
+    for file in files:
+        match = _SIZE_IN_NAME.search(Path(file).stem)
+        if match is None:
+            return None
+        total += round(float(match[1]) * {"": 1, "k": 1000, "m": 1_000_000}[match[2].lower()])
+    return total
+
+
+def chosen(task: str, total: int, size: int, seed: int) -> list[int]:
+    """The places of `size` of `total` records, in order: a smaller choice lies in every larger one of the same seed."""
+    generator = np.random.default_rng([seed, zlib.crc32(task.encode())])
+    return sorted(generator.permutation(total)[:size].tolist())
+
+
+def pick(files: Sequence[str], places: Sequence[int], task: str) -> Iterator[dict[str, Any]]:
+    """The records at these places (in order) of the files laid end to end, each with its `task`."""
+    wanted = iter(places)
+    next_place = next(wanted, None)
+    position = -1
+    for file in files:
+        for raw in read_records(file):
+            position += 1
+            if position == next_place:
+                yield with_task(raw.content, task, f"{file}, record {record_name(raw.content, raw.position)}")
+                next_place = next(wanted, None)
+
+
+def with_task(content: Any, task: str, name: str) -> dict[str, Any]:
+    """A record that says its task; DataError if it is none, or says another."""
+    if not isinstance(content, dict):
+        raise DataError(f"{name}: not a record but a {type(content).__name__}")
+    if content.get("task", task) != task:
+        raise DataError(
+            f"{name}: its task is {content['task']!r}, but the file stands under {task!r} in the experiment file; "
+            "name the task so, or part the file by task"
+        )
+    return {**content, "task": task}
+
+
+def write_records(path: Path, records: Iterator[dict[str, Any]]) -> int:
+    """Write a JSON array of records, one at a time, whole or not at all; returns how many there are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    written = 0
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            for record in records:
+                stream.write("[\n" if not written else ",\n")
+                stream.write(json.dumps(record, ensure_ascii=False))
+                written += 1
+            stream.write("\n]\n" if written else "[]\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return written
