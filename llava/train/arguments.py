@@ -287,5 +287,8 @@ def check_together(model: ModelArguments, data: DataArguments, training: Trainin
         raise UsageError("--mm_vision_tower_lr needs --unfreeze_mm_vision_tower True")
     if training.mm_projector_lr is not None and model.freeze_mm_mlp_adapter:
         raise UsageError("--mm_projector_lr has no effect on a frozen projector (--freeze_mm_mlp_adapter True)")
+    learns = model.lora_enable or model.unfreeze_mm_vision_tower
+    if model.freeze_backbone and model.freeze_mm_mlp_adapter and not learns:
+        raise UsageError("nothing is left to train: --freeze_backbone and --freeze_mm_mlp_adapter freeze everything")
     if model.bits != 16 and is_deepspeed_zero3_enabled():
         raise UsageError("quantised weights cannot be partitioned: use zero2.json with --bits 4 or 8")

@@ -254,7 +254,7 @@ def choose_trainable(net: PreTrainedModel, family: Family, model: ModelArguments
         for module in family.find_modules(net, kind):
             module.requires_grad_(learns)
     if not model.lora_enable and not any(parameter.requires_grad for parameter in net.parameters()):
-        raise UsageError("nothing is left to train: --freeze_backbone and --freeze_mm_mlp_adapter freeze everything")
+        raise UsageError("nothing is left to train: the arguments freeze every part that has weights")
 
 
 def keep_masters(net: nn.Module) -> None:
@@ -286,7 +286,13 @@ def add_lora(net: PreTrainedModel, family: Family, model: ModelArguments, base: 
     if model.lora_weight_path is not None:
         return PeftModel.from_pretrained(net, model.lora_weight_path, is_trainable=True)
     config = lora_config(
-        net, family, model.lora_r, model.lora_alpha, model.lora_dropout, model.lora_bias, not model.freeze_mm_mlp_adapter
+        net,
+        family,
+        model.lora_r,
+        model.lora_alpha,
+        model.lora_dropout,
+        model.lora_bias,
+        not model.freeze_mm_mlp_adapter,
     )
     adapted = cast(PeftModel, get_peft_model(net, config))
     config.base_model_name_or_path = str(base)  # PEFT has put the folder there that the weights were loaded from

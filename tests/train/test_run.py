@@ -1,0 +1,216 @@
+"""Whole runs in this process: both stages, LoRA, stop and go on, what is refused before a model is loaded."""
+
+import importlib.util
+import json
+import logging
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llava.model.builder import load_model_and_processor
+from llava.train.folder import read_json
+from llava.train.train import main
+from llava.train.trainer import LlavaTrainer
+from tests.train.workbench import ACADEMIC
+
+
+@pytest.fixture
+def train(bench, tmp_path):
+    """Run main(); flags that are given replace the defaults."""
+
+    def train(output="out", **flags) -> int:
+        values = {
+            "model_name_or_path": bench.root / "llava",
+            "data_path": bench.data(ACADEMIC),
+            "image_folder": bench.images,
+            "output_dir": tmp_path / output,
+            "index_cache_dir": bench.root / "index",
+            "per_device_train_batch_size": 4,
+            "max_steps": 2,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "report_to": "none",
+            "preprocess_workers": 1,
+            **flags,
+        }
+        words = [word for name, value in values.items() for word in (f"--{name}", *str(value).split())]
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            return main(words)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+
+    return train
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def changed_parts(before, after):
+    """Which top-level parts of two saved models differ."""
+    return {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
+
+
+def test_both_stages(train, bench, tmp_path):
+    parts = {"model_name_or_path": bench.root / "lm", "vision_tower": bench.root / "clip"}
+    captions = {"data_path": bench.data(None, text_only=False), "version": "plain", "tune_mm_mlp_adapter": True}
+    assert train("pretrained", **parts, **captions) == 0
+    projector = torch.load(tmp_path / "pretrained" / "mm_projector.bin", weights_only=True)
+    assert sorted(projector) == [f"model.mm_projector.{i}.{kind}" for i in (0, 2) for kind in ("bias", "weight")]
+    first = weights(tmp_path / "pretrained")
+    assert torch.equal(projector["model.mm_projector.2.bias"], first["multi_modal_projector.linear_2.bias"])
+
+    second = {"pretrain_mm_mlp_adapter": tmp_path / "pretrained" / "mm_projector.bin", "version": "v1"}
+    assert train("tuned", **parts, **second, learning_rate=1e-8) == 0  # so small that the start still shows
+    tuned = weights(tmp_path / "tuned")
+    assert changed_parts(first, tuned) <= {"multi_modal_projector", "language_model"}
+    for name in first:
+        if name.startswith("multi_modal_projector"):
+            torch.testing.assert_close(first[name], tuned[name], atol=1e-6, rtol=0)
+    card = read_json(tmp_path / "tuned" / "run_card.json")
+    assert card["arguments"]["learning_rate"] == 1e-8
+    assert card["data"][0]["bytes"] == os.path.getsize(bench.data(ACADEMIC))
+    assert len(card["data"][0]["sha256"]) == 64
+    assert set(card["task_loss"]) <= set(ACADEMIC)
+    assert card["versions"]["torch"] == torch.__version__
+    _, processor = load_model_and_processor(tmp_path / "pretrained")
+    assert processor.default_template == "plain"
+
+
+@pytest.mark.parametrize(
+    ("flags", "learning"),
+    [
+        ({}, {"language_model", "multi_modal_projector"}),
+        ({"freeze_backbone": True}, {"multi_modal_projector"}),
+        ({"freeze_mm_mlp_adapter": True}, {"language_model"}),
+        ({"unfreeze_mm_vision_tower": True}, {"language_model", "multi_modal_projector", "vision_tower"}),
+        ({"mm_projector_lr": 0.0}, {"language_model"}),
+    ],
+)
+def test_what_learns(train, bench, tmp_path, flags, learning):
+    assert train(**flags, group_by_modality_length=True) == 0
+    assert changed_parts(weights(bench.root / "llava"), weights(tmp_path / "out")) == learning
+
+
+def test_lora_is_loadable_with_its_projector(train, bench, tmp_path):
+    parts = {"model_name_or_path": bench.root / "lm", "vision_tower": bench.root / "clip"}
+    assert train(**parts, lora_enable=True, lora_r=4, lora_alpha=8, mm_projector_lr=1e-2) == 0
+    folder = tmp_path / "out"
+    assert not (folder / "base_model").exists()
+    saved = load_file(folder / "adapter_model.safetensors")
+    assert any("lora_B" in name and tensor.abs().max() > 0 for name, tensor in saved.items())
+    assert not any("vision_tower" in name and "lora" in name for name in saved)
+    merged, processor = load_model_and_processor(folder)
+    projector = next(tensor for name, tensor in saved.items() if name.endswith("projector.linear_1.weight"))
+    assert torch.equal(merged.get_submodule("model.multi_modal_projector").linear_1.weight, projector)
+    assert processor.default_template == "v1"
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_stopped_and_gone_on_equals_straight(train, tmp_path, monkeypatch, lora):
+    flags = {"max_steps": 6, "gradient_accumulation_steps": 2, "weight_method": "DWA", "dwa_window": 1}
+    flags |= {"group_by_modality_length": True, "dataloader_num_workers": 1, "save_steps": 100}
+    if lora:
+        flags |= {"lora_enable": True, "lora_r": 4}
+    assert train("straight", **flags) == 0
+
+    step, calls = LlavaTrainer.training_step, []
+
+    def signalled(self, *args, **kwargs):
+        calls.append(None)
+        if len(calls) == 7:  # in the middle of the fourth optimizer step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlavaTrainer, "training_step", signalled)
+    assert train("stopped", **flags) == 143
+    folder = tmp_path / "stopped"
+    assert (folder / "preempted").is_file()
+    assert not (folder / "run_card.json").exists()
+    assert 3 <= max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")) < 6
+    assert train("stopped", **flags) == 0
+    assert not (folder / "preempted").exists()
+    file = "adapter_model.safetensors" if lora else "model.safetensors"
+    straight, resumed = load_file(tmp_path / "straight" / file), load_file(folder / file)
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    logs = [read_json(tmp_path / run / "trainer_state.json")["log_history"][5] for run in ("straight", "stopped")]
+    assert any(value != 1 for key, value in logs[0].items() if key.startswith("task_weight"))
+    assert logs[0] == logs[1]
+
+
+def test_a_finished_run_is_left_and_another_refused(train, tmp_path, caplog, capsys):
+    assert train() == 0
+    stamp = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    with caplog.at_level(logging.WARNING, "llava.train"):
+        assert train() == 0
+    assert "finished: nothing to do" in caplog.text
+    assert train(learning_rate=1e-4) == 2
+    assert "differs in learning_rate (0.001 there, 0.0001 here)" in capsys.readouterr().err
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == stamp
+    assert train(learning_rate=1e-4, overwrite_output_dir=True) == 0
+    assert read_json(tmp_path / "out" / "run_card.json")["arguments"]["learning_rate"] == 1e-4
+
+
+def test_evaluation_reports_each_task(train, bench, tmp_path):
+    data = bench.data(ACADEMIC, num=16)
+    assert train(eval_data_path=data, evaluation_strategy="steps", eval_steps=2, task_names=" ".join(ACADEMIC)) == 0
+    history = read_json(tmp_path / "out" / "trainer_state.json")["log_history"]
+    evaluated = next(entry for entry in history if "eval_loss" in entry)
+    assert {f"eval_loss_{name}" for name in ACADEMIC} <= set(evaluated)
+
+
+def refuse_to_load(*args, **kwargs):
+    raise AssertionError("the model was loaded")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"visatb_weights": "1 2", "task_names": " ".join(ACADEMIC)}, "2 weights for 8 tasks"),
+        ({"task_names": "A B"}, "ShareGPT4V"),
+        ({"num_tasks": 3}, "--num_tasks 3, but there are 8 tasks"),
+        ({"version": "v9"}, "v9"),
+        ({"mm_projector_type": "linear"}, "with mm_projector_type mlp2x_gelu, not linear"),
+        ({"mm_vision_select_layer": -1}, "with mm_vision_select_layer -2, not -1"),
+        ({"pretrain_mm_mlp_adapter": "x.bin"}, "a projector of its own"),
+        ({"model_max_length": 99999}, "exceeds the 2048 positions"),
+        ({"model_name_or_path": "LM"}, "name a --vision_tower"),
+        ({"model_name_or_path": "LM", "vision_tower": "LM"}, "a vision tower must be one of"),
+        ({"model_name_or_path": "LM", "vision_tower": "CLIP", "mm_projector_type": "identity"}, "equal widths"),
+        ({"model_name_or_path": "CLIP"}, "clip"),
+        ({"model_name_or_path": "QWEN", "image_aspect_ratio": "pad"}, "for LLaVA models only"),
+        ({"model_name_or_path": "QWEN", "mm_projector_type": "linear"}, "--mm_projector_type is for LLaVA"),
+        ({"freeze_backbone": True, "freeze_mm_mlp_adapter": True}, "nothing is left to train"),
+        ({"lora_enable": True, "bits": 4}, "needs bitsandbytes"),
+        ({"file_tasks": '{"other.json":"A"}'}, "other.json not among the data files"),
+    ],
+)
+def test_bad_input_is_named_before_the_model_is_loaded(train, bench, monkeypatch, capsys, flags, message):
+    monkeypatch.setattr("llava.train.train.load_base", refuse_to_load)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name))
+    places = {"LM": bench.root / "lm", "CLIP": bench.root / "clip", "QWEN": bench.root / "qwen"}
+    assert train(**{name: places.get(value, value) for name, value in flags.items()}) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_bad_records_are_named_and_the_folder_stays_free(train, bench, tmp_path, capsys):
+    records = json.loads(bench.data(ACADEMIC).read_text())
+    records[0]["image"] = "gone.png"
+    file = tmp_path / "bad.json"
+    file.write_text(json.dumps(records))
+    assert train(data_path=file) == 2
+    error = capsys.readouterr().err
+    assert "gone.png" in error
+    assert "record r0" in error
+    assert not (tmp_path / "out").exists()
+    assert train(data_path=file, bad_samples="skip") == 0
+    assert read_json(tmp_path / "out" / "run_card.json")["index"]["skipped"] == {"missing_image": 1}
