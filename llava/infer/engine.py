@@ -91,7 +91,7 @@ class Generator:
         self.end = self.prompts.answer_end(eos)
         model.generation_config = GenerationConfig()  # transformers would fill our unset values from it
         real = family_of(model.config).real_vocab_size(model.config) or len(processor.tokenizer)
-        self._logits = LogitsProcessorList([_RealTokensOnly(real)])
+        self._logits = LogitsProcessorList([_TextOnly(real, processor.image_token_id)])
         self._limit: int | None = None  # rows that once proved too many are not tried again
         torch.manual_seed(self.settings.seed)
 
@@ -238,15 +238,19 @@ def context_positions(config: PretrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-class _RealTokensOnly(LogitsProcessor):
-    """Keeps vocabulary rows that stand for no text (padding rows, LLaVA's `<image>` and `<pad>`) from being written."""
+class _TextOnly(LogitsProcessor):
+    """Keeps tokens that stand for no text from being written: padding rows of the vocabulary, image placeholders."""
 
-    def __init__(self, real: int) -> None:
+    def __init__(self, real: int, image_token_id: int) -> None:
         self.real = real
+        self.image_token_id = image_token_id
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """`scores: float[B, V]` with the rows from `real` up at minus infinity."""
-        return scores.index_fill(1, torch.arange(self.real, scores.shape[1], device=scores.device), -torch.inf)
+        """`scores: float[B, V]` with the rows from `real` up, and the placeholder's, at minus infinity."""
+        scores = scores.clone()
+        scores[:, self.real :] = -torch.inf
+        scores[:, self.image_token_id] = -torch.inf
+        return scores
 
 
 class _PixelBatches(Dataset[list[Any]]):
