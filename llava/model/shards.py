@@ -93,7 +93,12 @@ class ShardWriter:
     def _flush(self) -> None:
         if not self._held:
             return
-        tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self._held.items()}
+        tensors, places = {}, set()
+        for name, tensor in self._held.items():
+            tensors[name] = (
+                tensor.clone() if tensor.data_ptr() in places else tensor.contiguous()
+            )  # tied: written twice
+            places.add(tensors[name].data_ptr())
         save_file(tensors, self._part(len(self._shards)), metadata={"format": "pt"})
         self._shards.append(list(tensors))
         self._total += self._held_bytes

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from transformers import CLIPVisionModel, LlamaForCausalLM
+from transformers import CLIPVisionModel, LlamaForCausalLM, LlamaTokenizer
 
 from llava.model.adapter import write_projector
 from llava.model.build import build_llava, llava_config
@@ -202,4 +202,5 @@ def test_tokenizer_splits_alike_after_saving(parts, tmp_path, legacy):
         config.save_pretrained(folder)
         processor = family_of(folder).load_processor(folder)
         assert processor.tokenizer(text).input_ids == wanted
+        assert LlamaTokenizer.from_pretrained(folder)(text).input_ids == wanted
     assert (folder / "tokenizer.model").read_bytes() == (parts[0] / "tokenizer.model").read_bytes()

@@ -116,6 +116,18 @@ def test_writer_holds_one_shard_at_most(tmp_path, monkeypatch):
     assert max(sizes) == 900
 
 
+def test_writer_takes_tied_and_strided_tensors(tmp_path):
+    weight = torch.randn(6, 4)
+    tensors = {"a": weight, "b": weight, "c": weight.T, "d": weight[:3], "e": weight[1:]}
+    writer = shards.ShardWriter(tmp_path)
+    for name, tensor in tensors.items():
+        writer.add(name, tensor)
+    with pytest.raises(ValueError, match="a is there twice"):
+        writer.add("a", weight)
+    writer.finish()
+    same_bits(read(tmp_path), {name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
 def test_trained_tower_goes_into_the_checkpoint(original_folder, tmp_path):
     convert.from_original(original_folder, tmp_path / "hub")
     file = tmp_path / "hub" / "model.safetensors"

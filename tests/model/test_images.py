@@ -1,5 +1,7 @@
 """Image preprocessing against LLaVA-1.5's steps done by hand with Pillow and numpy."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava.model.families.llava import square_image_processor
+from llava.model.family import family_of
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -63,6 +66,22 @@ def test_other_modes_become_rgb(mode):
     processor = square_image_processor(SIDE)
     ours = processor([image], return_tensors="pt")["pixel_values"]
     assert torch.equal(ours, processor([image.convert("RGB")], return_tensors="pt")["pixel_values"])
+
+
+@pytest.mark.parametrize(("stated", "padded_to_square"), [(None, True), (True, True), (False, False)])
+def test_checkpoints_that_do_not_say_are_padded(hub_folder, tmp_path, stated, padded_to_square):
+    """Early converted LLaVA-1.5 checkpoints hold CLIP's processor, which knows no padding."""
+    for file in hub_folder.iterdir():
+        if file.suffix == ".json" and file.name != "processor_config.json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    del settings["do_pad"]
+    settings |= {"image_processor_type": "CLIPImageProcessor"} if stated is None else {"do_pad": stated}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    image = picture(50, 20)
+    ours = family_of(tmp_path).load_processor(tmp_path).pixel_inputs([image])["pixel_values"]
+    wanted = square_image_processor(SIDE, pad=padded_to_square)([image], return_tensors="pt")["pixel_values"]
+    assert torch.equal(ours, wanted)
 
 
 def test_processor_counts_and_batches(built):

@@ -135,9 +135,10 @@ def test_adapter_follows_its_moved_output_folder(hub_folder, tmp_path):
     """The base lies in the adapter's folder, and the folder was moved after training."""
     family = family_of(hub_folder)
     model = family.load_model(hub_folder)
-    settings = lora_config(model, family, r=2, alpha=4)
-    settings.base_model_name_or_path = "/where/it/was/base_model"
-    get_peft_model(model, settings).save_pretrained(tmp_path / "out")
+    get_peft_model(model, lora_config(model, family, r=2, alpha=4)).save_pretrained(tmp_path / "out")
+    file = tmp_path / "out" / "adapter_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"base_model_name_or_path": "/where/it/was/base_model"}))
     shutil.copytree(hub_folder, tmp_path / "out" / "base_model")
     again, _ = load_model_and_processor(tmp_path / "out")
     same_bits(again.state_dict(), family.load_model(hub_folder).state_dict())
