@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from visatb.report.load import COMPONENTS, Run
-from visatb.report.svg import Points
+from visatb.report.svg import Points, method_classes
+
+logger = logging.getLogger(__name__)
 
 PART_COLOURS = {"out": "#3f72af", "in": "#e0a030", "difficulty": "#b0476c"}
 PART_NAMES = {"out": r"α$_{out}$·λ$_{out}$", "in": r"α$_{in}$·λ$_{in}$", "difficulty": r"α$_D$·λ$_D$"}
@@ -44,13 +48,15 @@ def write_figures(run: Run, losses: Mapping[str, Mapping[str, Points]], folder: 
     if losses:
         draws["training_loss"] = lambda: _losses(losses)
     folder.mkdir(parents=True, exist_ok=True)
-    with rc_context(STYLE):
+    with rc_context(STYLE), warnings.catch_warnings(record=True) as caught:
         for name, draw in draws.items():
             figure = draw()
             for suffix, metadata in (("pdf", {"CreationDate": None, "Producer": None}), ("png", {"Software": None})):
                 temporary = folder / f".{name}.tmp.{suffix}"
                 figure.savefig(temporary, dpi=200, bbox_inches="tight", metadata=metadata)
                 os.replace(temporary, folder / f"{name}.{suffix}")
+    for message in sorted({str(warning.message) for warning in caught}):
+        logger.warning("figures: %s", message)  # such as a letter that matplotlib's font does not have
     return list(draws)
 
 
@@ -75,7 +81,7 @@ def _contributions(weights: Mapping[str, Any]) -> Figure:
     for row, column in np.ndindex(matrix.shape):
         value = matrix[row, column]
         strong = row != column and abs(value) > 0.6 * top
-        text = f"{value:.3f}" if np.isfinite(value) else "–"
+        text = f"{value:.3f}".replace("-", "−") if np.isfinite(value) else "–"
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if strong else "#1c1e21")
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
@@ -102,17 +108,16 @@ def _weights(weights: Mapping[str, Any]) -> Figure:
     names, done = _names(weights), np.zeros(len(weights["difficulties"]))
     figure = Figure(figsize=(5.6, 1.2 + 0.34 * len(names)))
     axes = figure.add_subplot()
+    beside = axes.get_yaxis_transform()
     for part in COMPONENTS:
         values = weights["alpha"][part] * np.array(list(weights["components"][part].values()), dtype=float)
         axes.barh(names, values, left=done, height=0.62, color=PART_COLOURS[part], label=PART_NAMES[part])
         done = done + values
     for row, unit in enumerate(weights["difficulties"]):
         interval = unit_interval(weights, unit)
-        end = done[row]
         if interval:
             axes.plot(interval, [row, row], color="#1c1e21", linewidth=1.2)
-            end = max(end, interval[1])
-        axes.text(end + 0.03, row, f"{done[row]:.3f}", va="center", fontsize=8)
+        axes.text(1.09, row, f"{done[row]:.3f}", va="center", ha="right", fontsize=8, transform=beside)
     axes.axvline(1, color="#1c1e21", linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xlabel(f"λ (T = {weights['temperature']:.4g})")
     axes.invert_yaxis()
@@ -133,7 +138,9 @@ def _deltas_of(run: Run) -> dict[str, tuple[float, float]]:
     return {
         method: (gains[method], errors[method])
         for method in results.get("methods", {})
-        if isinstance(gains.get(method), int | float) and isinstance(errors.get(method), int | float)
+        if method != results.get("baseline")
+        and isinstance(gains.get(method), int | float)
+        and isinstance(errors.get(method), int | float)
     }
 
 
@@ -159,10 +166,10 @@ def _losses(losses: Mapping[str, Mapping[str, Points]]) -> Figure:
     rows = -(-len(losses) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.1 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    methods = list(dict.fromkeys(method for lines in losses.values() for method in lines))
+    tones = method_classes(list(dict.fromkeys(method for lines in losses.values() for method in lines)))
     for axes, (task, lines) in zip(panels, losses.items(), strict=False):
         for method, line in lines.items():
-            colour = METHOD_COLOURS[methods.index(method) % len(METHOD_COLOURS)]
+            colour = METHOD_COLOURS[int(tones[method].removeprefix("m"))]
             axes.plot(*zip(*line, strict=True), color=colour, linewidth=1.1, label=plain(method))
         axes.set_title(plain(task), fontsize=9)
         axes.set_xlabel("step", fontsize=8)

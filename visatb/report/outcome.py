@@ -9,8 +9,6 @@ from visatb.report import svg
 from visatb.report.load import FRACTIONS, METRICS, Cell, Run, is_proxy
 from visatb.report.verdict import task_changes
 
-TONES = 7  # method colours in report.css
-
 
 def results_table(run: Run) -> dict[str, Any] | None:
     """Tables 1 and 3: test figures of all methods with ΔI and ΔE, the best and second marked, and two charts."""
@@ -47,7 +45,7 @@ def results_table(run: Run) -> dict[str, Any] | None:
         "stl_steps": "the final run's number of optimizer steps" if stl == "equal" else "one epoch of its task",
         "with_errors": any(cell["spread"] for column in columns for cell in column["cells"].values()),
         "charts": _result_charts(run),
-        "classes": method_classes(list(results["methods"])),
+        "classes": svg.method_classes(list(results["methods"])),
     }
 
 
@@ -107,7 +105,7 @@ def _result_charts(run: Run) -> dict[str, Any]:
     charts: dict[str, Any] = {"deltas": svg.delta_bars(gains, errors, "VisATB") if gains else None}
     ordered = sorted(methods, key=lambda name: (name == "VisATB", name == "EW"))
     changes = {name: task_changes(results, name) for name in ordered}
-    classes = method_classes(list(results["methods"]))
+    classes = svg.method_classes(list(results["methods"]))
     tasks = [task for task in results["tasks"] if any(task in row for row in changes.values())]
     charts["changes"] = svg.change_dots(tasks, changes, classes) if tasks else None
     charts["legend"] = [(classes[name], name) for name in reversed(ordered)]
@@ -143,7 +141,7 @@ def loss_charts(run: Run) -> dict[str, Any] | None:
     if not lines:
         return None
     methods = list(dict.fromkeys(method for task in lines.values() for method in task))
-    classes = method_classes([*run.methods, *(name for name in methods if name not in run.methods)])
+    classes = svg.method_classes([*run.methods, *(name for name in methods if name not in run.methods)])
     return {
         "panels": [(task, svg.loss_lines(task, task_lines, classes)) for task, task_lines in lines.items()],
         "legend": [(classes[name], name) for name in methods],
@@ -153,12 +151,6 @@ def loss_charts(run: Run) -> dict[str, Any] | None:
         ],
         "methods": methods,
     }
-
-
-def method_classes(methods: Sequence[str]) -> dict[str, str]:
-    """Each method's colour class: VisATB has its own, the others take the rest in turn."""
-    others = [name for name in methods if name != "VisATB"]
-    return {"VisATB": "m0"} | {name: f"m{1 + place % (TONES - 1)}" for place, name in enumerate(others)}
 
 
 def _figure(value: float, percent: bool) -> str:

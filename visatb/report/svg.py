@@ -17,6 +17,7 @@ WIDTH = 420  # user units; about one phone's width, so that text stays readable 
 GUTTER = 118
 ROW = 30
 NAME_LENGTH = 16
+TONES = 7  # method colours in report.css
 
 
 class _Chart:
@@ -172,6 +173,12 @@ def loss_lines(task: str, lines: Mapping[str, Points], css_of: Mapping[str, str]
         path = " ".join(f"{_trim(x(step))},{_trim(y(loss))}" for step, loss in line)
         chart.add("polyline", f"line {css_of[method]}", None, method, points=path)
     return chart.markup()
+
+
+def method_classes(methods: Sequence[str]) -> dict[str, str]:
+    """Each method's colour class: VisATB has its own, the others take the rest in turn."""
+    others = [name for name in methods if name != "VisATB"]
+    return {"VisATB": "m0"} | {name: f"m{1 + place % (TONES - 1)}" for place, name in enumerate(others)}
 
 
 def thin(points: Points, most: int = 120) -> list[tuple[float, float]]:

@@ -1,0 +1,361 @@
+"""The page: well formed, complete, without network, safe against what models say, and honest about what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from tests.report.academic import HOSTILE, PAPER, TASKS
+from visatb.report import build
+from visatb.report.load import ReportError, load
+from visatb.report.outcome import losses
+from visatb.report.svg import thin
+from visatb.report.view import notes, script_json
+from weighting_visatb import build_problem, weigh
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Document(HTMLParser):
+    """All elements with attributes, and the text of each table row; AssertionError where tags do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open, tag
+        assert self.open.pop() == tag, self.getpos()
+
+    def handle_data(self, data: str) -> None:
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += data
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    def row(self, name: str) -> list[str]:
+        return next(row for row in self.rows if row and row[0] == name)
+
+
+@pytest.fixture(scope="module")
+def document(page: str) -> Document:
+    return Document(page)
+
+
+def embedded(page: str, name: str) -> Any:
+    match = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', page, re.S)
+    assert match
+    return json.loads(match.group(1))
+
+
+def test_well_formed_and_accessible(document: Document) -> None:
+    tags = Counter(tag for tag, _ in document.elements)
+    assert tags["h1"] == tags["main"] == tags["nav"] == 1
+    assert tags["table"] == tags["caption"] > 5
+    names = [values["id"] for _, values in document.elements if "id" in values]
+    assert len(names) == len(set(names))
+    for tag, values in document.elements:
+        if tag == "svg":
+            assert values.get("role") == "img", values
+            assert values.get("aria-label"), values
+        if tag == "th":
+            assert values.get("scope"), values
+        if tag == "label" and "for" in values:
+            assert values["for"] in names
+        if tag == "a" and (values["href"] or "").startswith("#"):
+            assert (values["href"] or "")[1:] in names
+
+
+def test_no_network(document: Document, page: str) -> None:
+    policy = next(v["content"] for t, v in document.elements if t == "meta" and "http-equiv" in v) or ""
+    assert "default-src 'none'" in policy
+    assert re.search(r"script-src 'sha256-[\w+/=]+';", policy)
+    for tag, values in document.elements:
+        for key in ("src", "href", "action", "srcset", "xlink:href"):
+            target = values.get(key) or ""
+            assert not re.match(r"(?:\w+:)?//|https?:", target), (tag, target)
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        assert not any(key.startswith("on") for key in values), values
+    style = re.search(r"<style>(.*?)</style>", page, re.S)
+    assert style
+    assert "url(" not in style.group(1)
+    assert "@import" not in style.group(1)
+
+
+def test_weights_of_table_five(document: Document) -> None:
+    table = PAPER["table5"]
+    rows = [row for row in document.rows if len(row) == 10 and row[0] in TASKS]
+    assert [row[0] for row in rows] == TASKS
+    for k, row in enumerate(rows):
+        shown = [float(cell) for cell in row[1:8]]
+        difficulty = 1 - table["one_minus_d"][k]
+        paper = [table["c_out"][k], table["c_in"][k], difficulty]
+        paper += [table[key][k] for key in ("out", "in", "difficulty", "weights")]
+        assert shown == pytest.approx(paper, abs=1.5e-4)
+        low, high = map(float, row[8].split(" – "))
+        assert low < shown[-1] < high
+    assert document.row("ShareGPT")[2] == "1.0000"
+
+
+def test_contributions_have_signs(document: Document, academic: Path) -> None:
+    weights = json.loads((academic / "weights.json").read_text())
+    rows = [row for row in document.rows if len(row) == 9 and row[0] in TASKS][: len(TASKS)]
+    shown = [[float(cell.replace("−", "-")) for cell in row[1:8]] for row in rows]
+    assert shown == [pytest.approx(row, abs=6e-4) for row in weights["contributions"]]
+    cells = [values for tag, values in document.elements if tag == "td" and "title" in values]
+    for values, number in zip(cells, chain(*weights["contributions"]), strict=True):
+        css = (values["class"] or "").split()
+        assert css[0] == ("own" if number == pytest.approx(1) else "pos" if number >= 0 else "neg")
+    assert any((values["class"] or "").startswith("neg") for values in cells)
+
+
+def test_results_of_table_three(document: Document) -> None:
+    for method, paper in PAPER["table3"]["rows"].items():
+        row = next(row for row in document.rows if row and row[0] == method and len(row) == 10)
+        figures = [float(re.split("±", cell)[0]) for cell in row[1:8]]
+        assert figures == pytest.approx(paper, abs=1e-9), method
+    assert document.row("VisATB")[-2:] == ["11.29", "0.15"]
+    assert document.row("IGBv1")[-2:] == ["1.17", "1.13"]
+    assert document.row("STL")[-2:] == ["–", "–"]
+
+
+def test_best_and_second_as_in_the_paper(page: str) -> None:
+    row = re.search(r'<tr class="mine">.*?</tr>', page, re.S)
+    assert row
+    # Table 3, VisATB: first on ShareGPT4V, Ref-bbox and ΔI; second on Ref-caption, ChartQA and ΔE.
+    marks = re.findall(r'<td[^>]*><span class="(\w*)">', row.group(0))
+    assert marks == ["best", "second", "", "", "second", "", "best", "best", "second"]
+
+
+def test_headline_says_how_sure(page: str) -> None:
+    title = re.search(r"<h1>(.*?)</h1>", page)
+    assert title
+    assert title.group(1) == "VisATB against EW: better on average, and no clear difference in evenness"
+    assert "+11.29% against +8.75%, a difference of +2.54 points (95% interval +" in page
+    assert "0.15% against 0.10%, a difference of +0.05 points (95% interval −" in page
+    assert "counted as exact: VQAv2" in page
+
+
+def test_cost(document: Document) -> None:
+    final, minis = document.row("VisATB"), [row for row in document.rows if row and row[0].startswith("plus_mini:")]
+    cost = next(row for row in document.rows if row and row[0] == "VisATB" and "473,600" in row)
+    assert cost[1:5] == ["473,600", "3,700", "10 h 01 min", "30 min 00 s"]
+    assert final != cost
+    assert any("80,384" in row for row in minis)
+    # R_large + N·R_mini = 1 + 7/32
+    assert "1.23×" in "".join(document.words)
+    assert "1.22× in samples" in "".join(document.words)
+
+
+def test_what_models_say_is_only_text(page: str) -> None:
+    assert HOSTILE not in page
+    assert page.count("</script>") == 3 == page.count("<script")
+    assert "onerror=" in page  # it is there …
+    said = [
+        answer[0]
+        for part in embedded(page, "browser-data")["pages"]
+        for question in part["questions"]
+        for model, answer in question["answers"].items()
+        if model == "VisATB"
+    ]
+    assert HOSTILE in said  # … as data
+    data = page[page.index('id="browser-data"') :]
+    data = data[data.index(">") + 1 : data.index("</script>")]
+    assert "<" not in data
+    assert json.loads(script_json(["</script><!--", "\u2028", "&amp;"])) == ["</script><!--", "\u2028", "&amp;"]
+
+
+def test_hostile_names_everywhere(tmp_path: Path) -> None:
+    names = ['<img src=x onerror="1">', "a$b$ \\frac{", "`|*_ {{ 7*7 }}", "日本"]
+    matrix = {
+        "tasks": names,
+        "mini": dict.fromkeys(names, 0.2),
+        "plus_mini": {i: {j: 0.6 if i == j else 0.25 for j in names} for i in names},
+    }
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump({"name": "</title><script>x</script>"}))
+    (tmp_path / "weights.json").write_text(json.dumps(weigh(build_problem(matrix), bootstrap=0)))
+    (tmp_path / "matrix.json").write_text(json.dumps(matrix))
+    results = {
+        "baseline": "EW",
+        "tasks": names,
+        "metrics": {name: [{"metric": "<b>em</b>", "higher_is_better": False}] for name in names},
+        "methods": {m: {name: [0.5] for name in names} for m in ("EW", "VisATB", "<u>odd</u>")},
+        "delta_i": {"EW": 0.0, "VisATB": 0.0, "<u>odd</u>": 0.0},
+        "delta_e": {"EW": 0.0, "VisATB": 0.0, "<u>odd</u>": 0.0},
+    }
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    path = build(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    document = Document(text)
+    assert not {"img", "u", "frac"} & {tag for tag, _ in document.elements}
+    assert text.count("<script") == 2  # what-if's data and the page's own
+    assert "{{ 7*7 }}" in text
+    card = (path.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert '\n| \\<img src=x onerror="1"\\>' in card
+    assert "</title><script>" not in card.replace("```yaml\nname: </title><script>", "")
+
+
+def test_files_beside_the_page(index: Path) -> None:
+    figures = index.parent / "figures"
+    names = {"contributions", "difficulties", "weights", "results", "training_loss"}
+    assert {path.name for path in figures.iterdir()} == {f"{n}.{s}" for n in names for s in ("pdf", "png")}
+    for name in names:
+        assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF-")
+        with Image.open(figures / f"{name}.png") as image:
+            assert min(image.size) > 300
+            assert len(image.convert("L").getcolors() or []) > 20
+    linked = re.findall(r'href="(figures/[\w.]+)"', index.read_text(encoding="utf-8"))
+    assert all((index.parent / name).is_file() for name in linked)
+    assert len(linked) == 10
+
+
+def test_losses(academic: Path) -> None:
+    lines = losses(load(academic))
+    assert list(lines) == [*TASKS, "ShareGPT"]
+    assert set(lines["GQA"]) == set(PAPER["table3"]["rows"])
+    assert "STL" not in lines["ShareGPT"]
+    assert max(x for x, _ in lines["GQA"]["STL"]) == 520
+    assert all(len(line) <= 120 for task in lines.values() for line in task.values())
+
+
+def test_thin_keeps_means_and_ends() -> None:
+    points = [(float(x), float(x % 7)) for x in range(1000)]
+    few = thin(points, 50)
+    assert len(few) == 50
+    assert few[0] == points[0]
+    assert few[-1] == points[-1]
+    assert [x for x, _ in few] == sorted(x for x, _ in few)
+    assert sum(y for _, y in few) / 50 == pytest.approx(3, abs=0.2)
+    assert thin(points[:50], 50) == points[:50]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_only_an_experiment_file(tmp_path: Path) -> None:
+    (tmp_path / "experiment.yaml").write_text("name: begun\n")
+    text = build(tmp_path).read_text(encoding="utf-8")
+    document = Document(text)
+    assert "No answer yet" in text
+    assert "Waits for the task weights" in text
+    assert [values["id"] for tag, values in document.elements if tag == "section" and "id" in values] == ["settings"]
+    assert "not done" in (tmp_path / "report" / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_weights_without_results(bare: Path) -> None:
+    (bare / "results.json").unlink()
+    text = build(bare).read_text(encoding="utf-8")
+    assert "Waits for the final runs" in text
+    assert "0.8585" in text
+    assert 'id="results"' not in text
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_waits_for_a_score_from_outside(bare: Path) -> None:
+    results = json.loads((bare / "results.json").read_text())
+    for method in ("VisATB", "EW"):
+        results["methods"][method]["VQAv2"] = [None]
+        del results["delta_i"][method], results["delta_e"][method]
+    del results["methods"]["TLA"]["GQA"]
+    (bare / "results.json").write_text(json.dumps(results))
+    document = Document(build(bare).read_text(encoding="utf-8"))
+    words = "".join(document.words)
+    assert "Waits for a test score of VQAv2: EW, VisATB." in words
+    assert "Waits for a test score of GQA: TLA." in words
+    assert "No answer yet" in words
+    assert document.row("VisATB")[3] == "waits"
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_without_single_task_runs(bare: Path) -> None:
+    results = json.loads((bare / "results.json").read_text())
+    del results["methods"]["STL"]
+    deltas = {"delta_i": {"EW": 0.0, "VisATB": 2.0}, "delta_e": {"EW": 0.0, "VisATB": 0.2}}
+    change(bare / "results.json", methods=results["methods"], baseline="EW", **deltas)
+    words = "".join(Document(build(bare).read_text(encoding="utf-8")).words)
+    assert "No single-task runs (STL): ΔI and ΔE are relative to EW." in words
+    assert "3 tasks are behind" in words  # Table 3: VQAv2, GQA and OCRVQA
+    assert "Behind EW: VQAv2, GQA, OCRVQA;" in words
+    assert "no interval: standard errors are missing" in words
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_groups(bare: Path) -> None:
+    groups = {"text": ["ShareGPT4V", "Ref-caption"], "look": ["VQAv2", "GQA", "ChartQA", "OCRVQA", "Ref-bbox"]}
+    matrix = json.loads((bare / "matrix.json").read_text())
+    rows = matrix["plus_mini"]
+    matrix["plus_mini"] = {"text": rows["Ref-caption"] | {"ShareGPT4V": rows["ShareGPT4V"]["ShareGPT4V"]}}
+    matrix["plus_mini"]["look"] = {t: rows[t][t] if t in groups["look"] else rows["GQA"][t] for t in TASKS}
+    matrix["stderr"] = {}
+    weights = weigh(build_problem(matrix, groups=groups, fixed={"ShareGPT": 1.0}), bootstrap=0)
+    (bare / "weights.json").write_text(json.dumps(weights))
+    (bare / "matrix.json").write_text(json.dumps(matrix))
+    text = build(bare).read_text(encoding="utf-8")
+    document = Document(text)
+    row = next(row for row in document.rows if row[0] == "text" + "ShareGPT4V, Ref-caption")
+    assert row[-1] == f"{weights['weights']['ShareGPT4V']:.4f}"
+    assert embedded(text, "whatif-data")["groups"] == groups
+    assert "The weights have no intervals" in text
+
+
+def test_advice(bare: Path) -> None:
+    weights = json.loads((bare / "weights.json").read_text())
+    weights["weights"]["Ref-bbox"] = 2.31
+    (bare / "weights.json").write_text(json.dumps(weights))
+    change(bare / "cost.json", mini={"samples": 512, "steps": 32})
+    found = " ".join(notes(load(bare)))
+    assert "The weight of Ref-bbox, 2.310, is outside 0.5 to 2.0" in found
+    assert "fewer than 100 optimizer steps, which the paper advises against: mini (32)." in found
+
+
+def test_built_again_it_is_the_same(bare: Path) -> None:
+    (bare / "results.json").unlink()
+    first = build(bare)
+    before = {path.name: path.read_bytes() for path in first.parent.rglob("*") if path.is_file()}
+    build(bare)
+    assert {path.name: path.read_bytes() for path in first.parent.rglob("*") if path.is_file()} == before
+    assert not any(name.startswith(".") for name in before)
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("name", ["weights.json", "results.json", "cost.json", "matrix.json"])
+def test_a_broken_file_is_named(bare: Path, name: str) -> None:
+    (bare / name).write_text("{")
+    with pytest.raises(ReportError, match=name):
+        build(bare)
+    assert not (bare / "report" / "index.html").exists()
+
+
+def test_weights_that_do_not_fit_are_refused(bare: Path) -> None:
+    change(bare / "weights.json", contributions=[[1.0]])
+    with pytest.raises(ReportError, match=r"weights\.json: its parts"):
+        load(bare)

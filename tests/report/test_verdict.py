@@ -1,0 +1,158 @@
+"""ΔI and ΔE of two methods with what chance does to them, and the words for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.overall import Table, overall
+from tests.report.academic import TASKS, table_three
+from visatb.report.load import Cell, Run, load
+from visatb.report.verdict import Comparison, compare, in_words, task_changes
+
+BASE = Comparison(
+    method="VisATB",
+    other="EW",
+    baseline="STL",
+    delta_i=(11.29, 8.75),
+    delta_e=(0.15, 0.10),
+    gain_interval=(1.0, 4.0),
+    error_interval=(-0.3, 0.4),
+    exact=[],
+    worse_tasks=["OCRVQA"],
+)
+
+
+def small_run(cells: dict[str, list[Cell]], baseline: str = "EW") -> Run:
+    """One task `t` with the test cells of each method."""
+    points = {method: {"t": [cell.value for cell in row]} for method, row in cells.items()}
+    first = next(iter(cells.values()))
+    metrics = [{"metric": cell.metric, "higher_is_better": cell.higher_is_better} for cell in first]
+    table = Table(
+        {m: {("t", cell.metric): cell.value for cell in row} for m, row in cells.items()},
+        {("t", cell.metric): cell.higher_is_better for cell in first},
+    )
+    figures = overall(table, baseline)
+    results = {
+        "baseline": baseline,
+        "tasks": ["t"],
+        "metrics": {"t": metrics},
+        "methods": points,
+        "delta_i": {m: o.improvement for m, o in figures.items()},
+        "delta_e": {m: o.error for m, o in figures.items()},
+    }
+    scores = {("test", "t", method): row for method, row in cells.items()}
+    return Run(Path(), {}, "", None, None, results, {}, None, scores, {}, {}, {})
+
+
+def test_changes_are_those_of_equation_nine(academic: Path) -> None:
+    run = load(academic)
+    assert run.results
+    methods = {m: {(t, ""): v for t, v in table_three(m).items()} for m in run.results["methods"]}
+    expected = overall(Table(methods, {(t, ""): True for t in TASKS}), "STL")
+    for method, outcome in expected.items():
+        assert task_changes(run.results, method) == pytest.approx(outcome.tasks)
+
+
+def test_interval_of_standard_errors() -> None:
+    # ΔI of A against B = 100·(a − b)/b; with b nearly exact its error is 100·se/b.
+    run = small_run({"VisATB": [Cell("em", 0.66, 0.02, True)], "EW": [Cell("em", 0.60, 1e-9, True)]})
+    found = compare(run)
+    assert found
+    assert found.gain == pytest.approx(10)
+    assert found.gain_interval is not None
+    assert found.gain_interval == pytest.approx((10 - 1.96 * 100 * 0.02 / 0.6, 10 + 1.96 * 100 * 0.02 / 0.6), abs=0.4)
+
+
+def test_interval_of_paired_samples() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.2, 1, 500)
+    ids = [str(k) for k in range(500)]
+    gain = rng.normal(0.01, 0.02, 500)
+    cells = {
+        "EW": [Cell("em", base.mean(), base.std() / 500**0.5, True, ids, base.tolist(), [1.0] * 500)],
+        "VisATB": [Cell("em", (base + gain).mean(), 0.01, True, ids, (base + gain).tolist(), [1.0] * 500)],
+    }
+    paired = compare(small_run(cells))
+    assert paired
+    assert paired.gain_interval
+    width = paired.gain_interval[1] - paired.gain_interval[0]
+    assert width == pytest.approx(2 * 1.96 * 100 * gain.std() / 500**0.5 / base.mean(), rel=0.12)
+    cells["VisATB"][0] = replace(cells["VisATB"][0], ids=ids[::-1])  # other questions: no pairs, much less sure
+    unpaired = compare(small_run(cells))
+    assert unpaired
+    assert unpaired.gain_interval
+    assert unpaired.gain_interval[1] - unpaired.gain_interval[0] > 5 * width
+
+
+def test_weighted_samples_keep_their_mean() -> None:
+    ids = ["a", "b", "c", "d"]
+    weights, values = [1.0, 2.0, 3.0, 4.0], [0.5, 0.5, 0.5, 0.5]
+    cell = Cell("gleu", 0.5, 0.0, True, ids, values, weights)
+    found = compare(small_run({"VisATB": [replace(cell, values=[0.6] * 4, value=0.6)], "EW": [cell]}))
+    assert found
+    assert found.gain_interval == pytest.approx((20, 20))
+
+
+def test_lower_is_better() -> None:
+    run = small_run({"VisATB": [Cell("err", 0.45, 1e-6, False)], "EW": [Cell("err", 0.50, 1e-6, False)]})
+    found = compare(run)
+    assert found
+    assert found.gain_interval == pytest.approx((10, 10), abs=0.01)
+    assert found.worse_tasks == []
+
+
+def test_nothing_known_of_errors() -> None:
+    run = small_run({"VisATB": [Cell("em", 0.7, None, True)], "EW": [Cell("em", 0.6, None, True)]})
+    found = compare(run)
+    assert found
+    assert found.gain_interval is None
+    assert "no interval" in in_words(found, "").sentence
+
+
+@pytest.mark.parametrize(
+    ("gain", "gain_interval", "error", "error_interval", "tone", "headline"),
+    [
+        (2.5, (1, 4), 0.05, (-0.3, 0.4), "good", "better on average, and no clear difference in evenness"),
+        (2.5, (1, 4), -0.5, (-0.8, -0.1), "good", "better on average, and more even"),
+        (2.5, (1, 4), 0.5, (0.1, 0.9), "mixed", "better on average, but less even"),
+        (-2.5, (-4, -1), 0.5, (0.1, 0.9), "bad", "worse on average, and less even"),
+        (0.5, (-1, 2), 0.5, (0.1, 0.9), "bad", "no clear difference on average, and less even"),
+        (2.5, None, -0.5, None, "good", "better on average, and more even"),
+    ],
+)
+def test_words(gain, gain_interval, error, error_interval, tone, headline) -> None:  # type: ignore[no-untyped-def]
+    comparison = replace(
+        BASE,
+        delta_i=(5 + gain, 5),
+        delta_e=(1 + error, 1),
+        gain_interval=gain_interval,
+        error_interval=error_interval,
+    )
+    words = in_words(comparison, "")
+    assert (words.tone, words.headline) == (tone, f"VisATB against EW: {headline}")
+
+
+def test_words_when_all_is_chance() -> None:
+    words = in_words(replace(BASE, gain_interval=(-1, 6)), "")
+    assert words.tone == "open"
+    assert words.headline == "VisATB and EW: no clear difference, neither on average nor in evenness"
+    assert "(95% interval −1.00 to +6.00, within what chance alone can do)" in words.sentence
+    assert "other seeds" in words.caution
+
+
+def test_words_against_the_baseline_itself() -> None:
+    comparison = replace(BASE, baseline="EW", delta_i=(2.0, 0.0), delta_e=(0.2, 0.0), worse_tasks=["GQA"])
+    words = in_words(comparison, "")
+    assert words.headline == "VisATB against EW: better on average, but 1 task is behind"
+    assert "relative to EW" in words.caution
+    clean = in_words(replace(comparison, worse_tasks=[], delta_e=(0.0, 0.0)), "")
+    assert clean.headline == "VisATB against EW: better on average, and no task is behind EW"
+
+
+def test_without_results() -> None:
+    assert compare(Run(Path(), {}, "", None, None, None, {}, None, {}, {}, {}, {})) is None
+    assert in_words(None, "still to come").sentence == "still to come"
