@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "prepare": ("visatb.prepare.cli:main", "make a data set's task files"),
     "plan": ("visatb.plan_command:main", "what an experiment will run: samples, steps, disk, cost"),
     "train": ("llava.train.train:main", "fine-tune a multimodal model under a task-weighting method"),
     "convert": ("llava.model.convert:main", "convert a checkpoint between LLaVA's original and transformers' layout"),
