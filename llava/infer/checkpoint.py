@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 
 from llava.infer.engine import context_positions
@@ -92,7 +93,10 @@ class Checkpoint:
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, Processor]:
-        model, processor = load_model_and_processor(self.folder, self.base, self.dtype)
+        try:
+            model, processor = load_model_and_processor(self.folder, self.base, self.dtype)
+        except SafetensorError as error:
+            raise ValueError(f"{self.folder}: its weights cannot be read ({error}); copy or train it again") from error
         return model.to(self.device), processor  # type: ignore[return-value, arg-type]
 
 

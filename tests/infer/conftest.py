@@ -13,7 +13,7 @@ from llava.model.builder import load_model_and_processor
 from tests.tiny import tiny_llava, tiny_qwen2_5_vl, tiny_qwen2_vl
 
 MAKERS = {"llava": tiny_llava, "qwen2_vl": tiny_qwen2_vl, "qwen2_5_vl": tiny_qwen2_5_vl}
-WORDS = "what is the colour of this small red square in picture number three answer with one word".split()
+WORDS = ["what", "is", "the", "colour", "of", "this", "small", "red", "square", "in", "picture", "three", "one", "word"]
 
 
 @pytest.fixture(scope="session")
