@@ -17,12 +17,10 @@ settings 128 2e-5 1 zero3
 llava_parts lmsys/vicuna-7b-v1.5 liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5
 args+=(--version v1)
 if [[ -z "${TASK_NAMES:-}" && -z "${TASK_GROUPS:-}" ]]; then
-  TASK_GROUPS='{
-    "captioning": ["MS-COCO", "TextCaps", "Image-Paragraph-Captioning"],
-    "classification": ["COCO-GOI", "COCO-Text", "ImageNet", "COCO-ITM", "e-SNLI-VE", "Mocheg"],
-    "vqa": ["Shapes-VQA", "OCRVQA", "GQA"],
-    "reasoning": ["ScienceQA", "CLEVR", "NLVR"],
-    "generation": ["Visual-Dialog", "Multi30k"]}'
+  TASK_GROUPS='{"captioning": ["MS-COCO", "TextCaps", "Image-Paragraph-Captioning"], '
+  TASK_GROUPS+='"classification": ["COCO-GOI", "COCO-Text", "ImageNet", "COCO-ITM", "e-SNLI-VE", "Mocheg"], '
+  TASK_GROUPS+='"vqa": ["Shapes-VQA", "OCRVQA", "GQA"], "reasoning": ["ScienceQA", "CLEVR", "NLVR"], '
+  TASK_GROUPS+='"generation": ["Visual-Dialog", "Multi30k"]}'
 fi
 tasks MS-COCO TextCaps Image-Paragraph-Captioning COCO-GOI COCO-Text ImageNet COCO-ITM e-SNLI-VE Mocheg Shapes-VQA \
   OCRVQA GQA ScienceQA CLEVR NLVR Visual-Dialog Multi30k

@@ -279,12 +279,21 @@ def _recorded(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def add_lora(net: PreTrainedModel, family: Family, model: ModelArguments, base: Path | str) -> PeftModel:
-    """Wrap the model in LoRA: the language model's linear layers adapted, the projector trained in full."""
+def add_lora(
+    net: PreTrainedModel, family: Family, model: ModelArguments, base: Path | str, one_dtype: bool
+) -> PeftModel:
+    """Wrap the model in LoRA: the language model's linear layers adapted, the projector trained in full.
+
+    Args:
+        one_dtype: keep adapters in the model's dtype (DeepSpeed wants one for all that learns, and holds float32
+            masters itself) rather than in float32.
+    """
     if model.bits != 16:
         prepare_model_for_kbit_training(net, use_gradient_checkpointing=False)
     if model.lora_weight_path is not None:
-        return PeftModel.from_pretrained(net, model.lora_weight_path, is_trainable=True)
+        return PeftModel.from_pretrained(
+            net, model.lora_weight_path, is_trainable=True, autocast_adapter_dtype=not one_dtype
+        )
     config = lora_config(
         net,
         family,
@@ -294,7 +303,7 @@ def add_lora(net: PreTrainedModel, family: Family, model: ModelArguments, base: 
         model.lora_bias,
         not model.freeze_mm_mlp_adapter,
     )
-    adapted = cast(PeftModel, get_peft_model(net, config))
+    adapted = cast(PeftModel, get_peft_model(net, config, autocast_adapter_dtype=not one_dtype))
     config.base_model_name_or_path = str(base)  # PEFT has put the folder there that the weights were loaded from
     return adapted
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-from transformers import LlavaConfig, set_seed
+from peft import PeftModel
+from transformers import LlavaConfig, PreTrainedModel, set_seed
 from transformers.utils import logging as hf_logging
 
 from llava.data.collator import Collator
@@ -182,7 +183,10 @@ def make_trainer(
     net.config.get_text_config().use_cache = False
     choose_trainable(net, source.family, model)
     set_seed(training.seed)
-    wrapped = add_lora(net, source.family, model, adapter_base(source, model, base)) if model.lora_enable else net
+    wrapped: PreTrainedModel | PeftModel = net
+    if model.lora_enable:
+        base_name = adapter_base(source, model, base)
+        wrapped = add_lora(net, source.family, model, base_name, one_dtype=training.deepspeed is not None)
     if not training.deepspeed:
         keep_masters(wrapped)
     order = None

@@ -50,8 +50,8 @@ def variables(tmp_path):
     return {"DATA_PATH": tmp_path / "d.json", "IMAGE_FOLDER": tmp_path, "OUTPUT_DIR": tmp_path / "out", "NUM_GPUS": 8}
 
 
-def test_every_script_is_known_here():
-    assert {path.name for path in SCRIPTS.glob("*.sh")} - {"common.sh", "test.sh"} == set(TASKS)
+def test_every_training_script_is_known_here():
+    assert {path.name for path in SCRIPTS.glob("*.sh") if path.name.startswith(("finetune", "pretrain"))} == set(TASKS)
 
 
 @pytest.mark.parametrize("script", TASKS)
