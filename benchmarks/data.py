@@ -1,12 +1,13 @@
 """What the data index costs: building it, starting from it, and memory per rank; beside loading the JSON in every rank.
 
-    python benchmarks/data.py --records 1200000 --output benchmarks/results/data.json
+    python -m benchmarks.data
 
-Cost: about 6 minutes on 2 CPU cores, 3 GB of disk and 5 GB of memory (the latter for the comparison with json.load).
+Cost: about 5 minutes on 2 CPU cores of their own, 2 GB of disk and 3 GB of memory (for the comparison with json.load).
 Expected: start-up from the index in seconds, most of it the hash of the JSON and the look for every image; each further
 rank's own memory grows by tens of MB, where loading the JSON takes GBs.
 
-Data are synthetic: 70% of the records have one of `--images` images, 1 or 2 rounds, answers of 1 to 24 words.
+Data are synthetic: 70% of the records have one of `--images` images; 1 or 2 rounds, questions and answers of 1 to 10
+words.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import importlib.resources
 import json
 import multiprocessing
 import os
-import platform
 import random
 import resource
 import shutil
@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from benchmarks.record import save
 
 TASKS = ["vqa", "caption", "grounding", "ocr", "chat"]
 SAMPLES_READ = 2000
@@ -49,11 +51,11 @@ def write_data(folder: Path, num_records: int, num_images: int, seed: int = 0) -
 
     def one(number: int) -> dict[str, Any]:
         record: dict[str, Any] = {"id": f"{number:07}", "task": TASKS[number % len(TASKS)], "conversations": []}
-        for turn in range(choose.randint(1, 2)):
+        for turn in range(1 + (number % 5 == 0)):
             mark = "<image>\n" if turn == 0 and number % 10 < 7 else ""
             record["conversations"] += [
-                {"from": "human", "value": f"{mark}{text(16)}?"},
-                {"from": "gpt", "value": f"{text(24)}."},
+                {"from": "human", "value": f"{mark}{text(10)}?"},
+                {"from": "gpt", "value": f"{text(10)}."},
             ]
         if number % 10 < 7:
             image = choose.randrange(num_images)
@@ -176,55 +178,36 @@ def measure_json(barrier: Any, data: Path) -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.machine())
-    packages = ("pyarrow", "ijson", "tokenizers", "transformers", "torch", "pillow")
-    return {
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
-
-
 def run(records: int, images: int, workers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = write_data(folder, records, images)
-        load = os.getloadavg()[0]
+        before = os.getloadavg()[0]
         [build] = in_fresh_processes(1, measure_build, data, folder, workers)
+        index = sum(path.stat().st_size for path in (folder / "cache").rglob("*") if path.is_file())
         return {
-            "records": records,
-            "images": images,
-            "workers": workers,
-            "load_average_at_start": round(load, 1),
+            "load_average_before_and_after_build": [round(before, 1), round(os.getloadavg()[0], 1)],
             "json_mib": round(data.stat().st_size / MIB),
+            "index_mib": round(index / MIB),
             "build": build,
-            "index_mib": round(sum(p.stat().st_size for p in (folder / "cache").rglob("*") if p.is_file()) / MIB),
             "one_rank": in_fresh_processes(1, measure_rank, data, folder),
             "two_ranks": in_fresh_processes(2, measure_rank, data, folder),
             "json_load": in_fresh_processes(1, measure_json, data),
-            "environment": environment(),
         }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_200_000)
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=20_000, help="image files that the records share")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--output", type=Path, help="where the result goes as JSON")
-    arguments = parser.parse_args()
-    result = run(arguments.records, arguments.images, arguments.workers)
-    text = json.dumps(result, indent=1)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = arguments.output.with_suffix(".tmp")
-        temporary.write_text(text + "\n")
-        os.replace(temporary, arguments.output)
-    print(text)
+    settings = vars(parser.parse_args())
+    figures = run(**settings)
+    used = {
+        f"{name}_version": importlib.metadata.version(name) for name in ("pyarrow", "ijson", "tokenizers", "pillow")
+    }
+    save("data", figures, **settings, **used)
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

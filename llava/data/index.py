@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
+_HASH_BLOCK = 1 << 20
 _SHOWN_PROBLEMS = 20
 _PROBE_SIZES = ((28, 28), (336, 336), (480, 640), (640, 427), (1024, 1536), (100, 900))
 _DROPPED_QUIETLY = "no_target_left"  # cut to nothing by the maximum length: reported, but not a fault of the data
@@ -109,9 +110,12 @@ def _describe(paths: Sequence[Path], settings: IndexSettings, bad_samples: str) 
 
 
 def _hash_file(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
+            while block := file.read(_HASH_BLOCK):
+                digest.update(block)
+            return {"sha256": digest.hexdigest(), "size": file.tell()}
     except OSError as error:
         raise DataError(f"data file {path} cannot be read: {error}") from error
 

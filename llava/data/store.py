@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +36,9 @@ SCHEMA = pa.schema(
         ("image_tokens", pa.list_(pa.int32())),  # placeholders of each image
     ]
 )
+
+
+_LISTS = ("input_ids", "target_runs", "image_sizes", "image_tokens")
 
 
 class Sample(NamedTuple):
@@ -93,6 +95,10 @@ class SampleStore:
         reader = pa.ipc.open_file(pa.memory_map(str(self.folder / SAMPLES_FILE), "r"))
         self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self._lists = [
+            {name: (batch.column(name).offsets.to_numpy(), batch.column(name).values.to_numpy()) for name in _LISTS}
+            for batch in self._batches
+        ]
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -100,15 +106,14 @@ class SampleStore:
     def __getitem__(self, index: int) -> Sample:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         batch, row = self._batches[number], index - int(self._starts[number])
-        numbers = partial(_row_of_numbers, batch, row)
+        lists = {
+            name: values[offsets[row] : offsets[row + 1]] for name, (offsets, values) in self._lists[number].items()
+        }
         return Sample(
             record_id=batch.column("record_id")[row].as_py(),
             task_id=batch.column("task_id")[row].as_py(),
-            input_ids=numbers("input_ids"),
-            target_runs=numbers("target_runs"),
             images=batch.column("images")[row].as_py(),
-            image_sizes=numbers("image_sizes"),
-            image_tokens=numbers("image_tokens"),
+            **lists,
         )
 
     def column(self, name: str) -> NDArray[np.int32]:
@@ -132,12 +137,6 @@ class SampleStore:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
-
-
-def _row_of_numbers(batch: pa.RecordBatch, row: int, name: str) -> NDArray[np.int32]:
-    lists = batch.column(name)
-    begin, end = lists.offsets[row].as_py(), lists.offsets[row + 1].as_py()
-    return lists.values.slice(begin, end - begin).to_numpy()
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
