@@ -95,10 +95,9 @@ class ShardWriter:
             return
         tensors, places = {}, set()
         for name, tensor in self._held.items():
-            tensors[name] = (
-                tensor.clone() if tensor.data_ptr() in places else tensor.contiguous()
-            )  # tied: written twice
-            places.add(tensors[name].data_ptr())
+            shared = tensor.untyped_storage().data_ptr() in places  # tied weights are written twice
+            tensors[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
+            places.add(tensors[name].untyped_storage().data_ptr())
         save_file(tensors, self._part(len(self._shards)), metadata={"format": "pt"})
         self._shards.append(list(tensors))
         self._total += self._held_bytes
