@@ -25,7 +25,7 @@ from torch import nn
 from benchmarks.record import save
 from transformers_patch.forward import patch_forward
 
-CPU = {"batch": 4, "length": 512, "hidden": 1024, "repeats": 3}
+CPU = {"batch": 4, "length": 1024, "hidden": 512, "repeats": 3}
 CUDA = {"batch": 16, "length": 2048, "hidden": 4096, "repeats": 10}
 
 

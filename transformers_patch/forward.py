@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
+from transformers_patch.chunked import ChunkedCrossEntropy
 from transformers_patch.loss import token_cross_entropy, valid_targets
 
 LOSS_IMPLS = ("auto", "select", "chunked", "full")
@@ -46,13 +46,13 @@ def patch_forward(model: nn.Module, loss_impl: str = "auto", vocab_size: int | N
     Args:
         model: a transformers model with an output head (`get_output_embeddings`), not yet wrapped by DDP or DeepSpeed.
             It may be wrapped by PEFT.
-        loss_impl: `select` computes the logits [n, V] of valid targets; `chunked` the same in chunks that are
-            recomputed in backward, so that its peak does not grow with n; `auto` whichever fits; `full` all logits
+        loss_impl: `select` computes the logits [n, V] of valid targets; `chunked` the same chunk by
+            chunk, so that its peak does not grow with n; `auto` whichever fits; `full` all logits
             [B, S, V], the plain reference.
         vocab_size: rows of the head from here up are padding and stay out of the softmax; None keeps all.
 
     Raises:
-        ValueError: unknown `loss_impl`, or a model without an output head.
+        ValueError: unknown `loss_impl`, a model without an output head, or one that `chunked` cannot take apart.
     """
     if loss_impl not in LOSS_IMPLS:
         raise ValueError(f"loss_impl must be one of {', '.join(LOSS_IMPLS)}, got {loss_impl!r}")
@@ -62,6 +62,8 @@ def patch_forward(model: nn.Module, loss_impl: str = "auto", vocab_size: int | N
         raise ValueError(f"{type(base).__name__} has no output head")
     if hasattr(base, "_vitw_stock_forward"):
         base.forward, head.forward = base._vitw_stock_forward, head._vitw_stock_forward
+    if loss_impl == "chunked" and type(head) is not nn.Linear:
+        raise ValueError(f"loss_impl chunked needs a plain linear output head, not {type(head).__name__}: use select")
     target_head = _TargetHead(head, loss_impl, vocab_size)
     stock_forward = base.forward
 
@@ -83,10 +85,12 @@ class _TargetHead:
     """Stands in for the forward of the output head while a batch with targets passes through the model."""
 
     def __init__(self, head: nn.Module, loss_impl: str, vocab_size: int | None) -> None:
+        self._head: Any = head
         self._logits: Callable[[Tensor], Tensor] = head.forward
         self._loss_impl = loss_impl
         self._vocab_size = vocab_size
-        self._head_size = int(head.out_features)  # type: ignore[arg-type]
+        # A quantised head, or one that LoRA wraps, is more than its weight: its own forward has to run.
+        self._plain = type(head) is nn.Linear
         self._labels: Tensor | None = None
         self._chunked: Tensor | None = None
 
@@ -104,9 +108,8 @@ class _TargetHead:
             return self._logits(hidden)
         mask = valid_targets(self._labels).to(hidden.device)
         rows = hidden[:, :-1][mask]
-        if self._loss_impl == "select" or (
-            self._loss_impl == "auto" and rows.shape[0] * self._head_size <= SELECT_LOGITS
-        ):
+        small = len(rows) * int(self._head.out_features) <= SELECT_LOGITS
+        if self._loss_impl == "select" or (self._loss_impl == "auto" and (small or not self._plain)):
             return self._logits(rows)
         self._chunked = self._chunked_losses(rows, self._targets(mask))
         return self._chunked
@@ -134,9 +137,6 @@ class _TargetHead:
         return token_cross_entropy(logits[:, : self._vocab_size], targets)
 
     def _chunked_losses(self, rows: Tensor, targets: Tensor) -> Tensor:
-        def losses(rows: Tensor, targets: Tensor) -> Tensor:
-            return self._cross_entropy(self._logits(rows), targets)
-
-        size = max(1, CHUNK_LOGITS // self._head_size)
-        chunks = zip(rows.split(size), targets.split(size), strict=True)
-        return torch.cat([checkpoint(losses, r, t, use_reentrant=False, preserve_rng_state=False) for r, t in chunks])
+        weight, bias = self._head.weight[: self._vocab_size], self._head.bias
+        bias = None if bias is None else bias[: self._vocab_size]
+        return ChunkedCrossEntropy.apply(rows, weight, bias, targets, max(1, CHUNK_LOGITS // len(weight)))
