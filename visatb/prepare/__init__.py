@@ -5,5 +5,6 @@ from __future__ import annotations
 SOURCES: dict[str, str] = {
     "tiny": "visatb.prepare.tiny:Tiny",
     "nlvr": "visatb.prepare.nlvr:Nlvr",
+    "academic": "visatb.prepare.academic:Academic",
 }
 """Name → module:class; the class is a `visatb.prepare.source.Source`, imported when it is asked for."""
