@@ -101,7 +101,7 @@ class Nlvr(Source):
 
 
 def read_examples(path: Path) -> list[Example]:
-    """The examples of `dev.json` (one JSON object per line); PrepareError names the line that is not as it should be."""
+    """The examples of `dev.json` (one JSON object per line); PrepareError names a line that is not one."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
