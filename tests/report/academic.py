@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 PAPER = json.loads((Path(__file__).parents[1] / "weighting" / "paper_tables.json").read_text(encoding="utf-8"))
 TASKS = list(PAPER["table5"]["tasks"])
 METRICS = dict(zip(TASKS, ["cider", "cider", "em", "em", "em", "em", "iou@0.5"], strict=True))
-EXTERNAL = "VQAv2"  # its test scores come from outside: no standard errors, no answers
+EXTERNAL = "VQAv2"  # its test scores come from outside: no score files, no answers
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror="document.title=1">'
 TEST, VAL, IMAGES = 400, 40, 40
 ASKED = {
@@ -158,6 +158,9 @@ def _results(layout: Layout, methods: list[str]) -> None:
         "tasks": TASKS,
         "metrics": {task: [{"metric": METRICS[task], "higher_is_better": True}] for task in TASKS},
         "methods": {m: {task: [value] for task, value in table_three(m).items()} for m in methods},
+        "stl_models": {task: f"STL:{task}" for task in TASKS},
+        "waiting": {},
+        "delta_tasks": TASKS,
         "delta_i": {"STL": 0.0} | {method: values[0] for method, values in printed.items()},
         "delta_e": {"STL": 0.0} | {method: values[1] for method, values in printed.items()},
     }
@@ -172,7 +175,6 @@ def _scored(
     identity = {"task": task, "model": name, "split": split}
     n = len(latent)
     if task == EXTERNAL and split == "test":
-        _json(layout.score(split, task, name), {**identity, "num_samples": n, "num_malformed": 0, "scores": [score]})
         return
     values = _values(value, METRICS[task], latent, rng)
     score["stderr"] = float(values.std(ddof=1) / np.sqrt(n))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,10 @@ import pytest
 import yaml
 
 from tests.report.academic import PAPER, TASKS
+from visatb.report.card import model_card
 from visatb.report.cli import main
+from visatb.report.load import load
+from visatb.report.view import view
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,19 @@ def test_says_what_it_was_made_of(card: str) -> None:
     assert "visatb run experiment.yaml" in card
 
 
-def test_tables_are_rectangular(card: str) -> None:
+def test_tables_are_rectangular(card: str, bare: Path) -> None:
+    assert_rectangular(card)
+    weights = json.loads((bare / "weights.json").read_text())
+    weights["tasks"][-1] = "a | b"
+    weights["weights"]["a | b"] = weights["weights"].pop("ShareGPT")
+    (bare / "weights.json").write_text(json.dumps(weights))
+    run = load(bare)
+    other = model_card(run, view(run))
+    assert "| a \\| b | 1.0000 | – |" in other
+    assert_rectangular(other)
+
+
+def assert_rectangular(card: str) -> None:
     for block in re.findall(r"(?:^\|.*\n)+", card, re.M):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block

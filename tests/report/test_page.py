@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import chain
 from pathlib import Path
@@ -282,17 +284,44 @@ def change(path: Path, **values: Any) -> None:
 @pytest.mark.usefixtures("no_figures")
 def test_waits_for_a_score_from_outside(bare: Path) -> None:
     results = json.loads((bare / "results.json").read_text())
-    for method in ("VisATB", "EW"):
-        results["methods"][method]["VQAv2"] = [None]
-        del results["delta_i"][method], results["delta_e"][method]
-    del results["methods"]["TLA"]["GQA"]
+    for method in results["methods"]:
+        results["methods"][method]["VQAv2"] = None
+    results["methods"]["TLA"]["GQA"] = None
+    results |= {"waiting": {"VQAv2": "/from/the/server.json"}, "delta_tasks": [], "delta_i": {}, "delta_e": {}}
     (bare / "results.json").write_text(json.dumps(results))
     document = Document(build(bare).read_text(encoding="utf-8"))
     words = "".join(document.words)
-    assert "Waits for a test score of VQAv2: EW, VisATB." in words
-    assert "Waits for a test score of GQA: TLA." in words
+    everyone = ", ".join(results["methods"])
+    assert f"Waits for a test score of VQAv2 ({everyone}), which comes from outside, in /from/the/server.json." in words
+    assert "Waits for a test score of GQA (TLA)." in words
     assert "No answer yet" in words
     assert document.row("VisATB")[3] == "waits"
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_compares_what_is_complete(academic: Path, bare: Path) -> None:
+    shutil.copytree(academic / "scores", bare / "scores")
+    results = json.loads((bare / "results.json").read_text())
+    for method in results["methods"]:
+        results["methods"][method]["VQAv2"] = None
+    results |= {"waiting": {"VQAv2": "x.json"}, "delta_tasks": [task for task in TASKS if task != "VQAv2"]}
+    (bare / "results.json").write_text(json.dumps(results))
+    words = "".join(Document(build(bare).read_text(encoding="utf-8")).words)
+    assert "VisATB against EW: better on average, and no clear difference in evenness" in words
+    assert "Over the 6 of 7 tasks that have all their test scores." in words
+
+
+def test_single_runs_that_serve_as_stl(academic: Path) -> None:
+    run = load(academic)
+    assert run.results
+    reused = replace(
+        run,
+        results=run.results | {"stl_models": {"GQA": "single:GQA"}},
+        scores={("test", "GQA", "single:GQA"): run.test_cells("GQA", "STL")},
+        histories={"single:GQA": run.histories["STL:GQA"], "EW": run.histories["EW"]},
+    )
+    assert reused.test_cells("GQA", "STL") == run.test_cells("GQA", "STL") != []
+    assert losses(reused)["GQA"]["STL"] == losses(run)["GQA"]["STL"]
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -121,7 +121,7 @@ def test_nothing_known_of_errors() -> None:
         (2.5, (1, 4), 0.5, (0.1, 0.9), "mixed", "better on average, but less even"),
         (-2.5, (-4, -1), 0.5, (0.1, 0.9), "bad", "worse on average, and less even"),
         (0.5, (-1, 2), 0.5, (0.1, 0.9), "bad", "no clear difference on average, and less even"),
-        (2.5, None, -0.5, None, "good", "better on average, and more even"),
+        (2.5, None, -0.5, None, "open", "better on average, and more even; how sure that is, is not known"),
     ],
 )
 def test_words(gain, gain_interval, error, error_interval, tone, headline) -> None:  # type: ignore[no-untyped-def]

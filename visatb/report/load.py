@@ -74,6 +74,15 @@ class Run:
                 return list(source["tasks"])
         return sorted({task for _, task, _ in self.scores})
 
+    def model_of(self, method: str, task: str) -> str:
+        """The model behind a method's figure on a task: STL has one for each."""
+        models = (self.results or {}).get("stl_models") or {}
+        return str(models.get(task, f"STL:{task}")) if method == "STL" else method
+
+    def test_cells(self, task: str, method: str) -> list[Cell]:
+        """A method's test figures of a task, empty where there are none (a score from outside)."""
+        return self.scores.get(("test", task, self.model_of(method, task)), [])
+
     @property
     def methods(self) -> list[str]:
         """The methods with any result, in the results' order."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from visatb.report import svg
-from visatb.report.load import FRACTIONS, METRICS, Cell, Run, is_proxy
+from visatb.report.load import FRACTIONS, METRICS, Run, is_proxy
 from visatb.report.verdict import task_changes
 
 
@@ -60,7 +60,7 @@ def _column(run: Run, task: str, place: int, metric: str, upwards: bool) -> dict
     rivals = sorted({v for m, v in figures.items() if v is not None and m != "STL"}, reverse=upwards)
     cells = {}
     for method, value in figures.items():
-        cell = _test_cell(run, task, method, metric)
+        cell = next((cell for cell in run.test_cells(task, method) if cell.metric == metric), None)
         spread = cell.stderr if cell else None
         cells[method] = {
             "text": "waits" if value is None else _figure(value, percent),
@@ -89,14 +89,6 @@ def _mark_deltas(rows: list[dict[str, Any]]) -> None:
             row.setdefault("marks", []).append("" if text == "–" else _rank(float(text), rivals))
 
 
-def _test_cell(run: Run, task: str, method: str, metric: str) -> Cell | None:
-    for name in (method, f"{method}:{task}", *([f"single:{task}"] if method == "STL" else [])):
-        for cell in run.scores.get(("test", task, name), []):
-            if cell.metric == metric:
-                return cell
-    return None
-
-
 def _result_charts(run: Run) -> dict[str, Any]:
     results = run.results or {}
     methods = [name for name in results["methods"] if name != results.get("baseline")]
@@ -114,9 +106,7 @@ def _result_charts(run: Run) -> dict[str, Any]:
 
 def losses(run: Run) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Task → method → (step, mean token loss); single-task runs as one method. Proxies only while there is no final."""
-    stl = (
-        {name for name in run.histories if name.partition(":")[0] in ("STL", "single")} if "STL" in run.methods else {}
-    )
+    stl = {run.model_of("STL", task) for task in run.tasks} if "STL" in run.methods else set()
     finals = [name for name in run.histories if name in stl or not is_proxy(name)]
     rank = {name: place for place, name in enumerate(run.methods)}
     models = sorted(finals or run.histories, key=lambda name: (rank.get(name.partition(":")[0], 99), name))

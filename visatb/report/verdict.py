@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,8 @@ class Comparison:
     """`method` against `other`, both measured against `baseline`; figures in percent or percentage points.
 
     The intervals are None where nothing says how sure a figure is; `exact` names the tasks that count as exact
-    within them because they came without standard errors.
+    within them because they came without standard errors. `tasks`: how many tasks the figures are over, and of how
+    many.
     """
 
     method: str
@@ -38,6 +40,7 @@ class Comparison:
     error_interval: Interval | None
     exact: list[str]
     worse_tasks: list[str]
+    tasks: tuple[int, int] = (0, 0)
 
     @property
     def gain(self) -> float:
@@ -68,6 +71,7 @@ def compare(run: Run, seed: int = 0) -> Comparison | None:
     if method not in ready or not rivals:
         return None
     other = "EW" if "EW" in rivals else max(rivals, key=lambda name: delta_i[name])
+    compared = compared_tasks(results)
     gains, errors, exact = _intervals(run, method, other, baseline, seed)
     return Comparison(
         method=method,
@@ -78,21 +82,26 @@ def compare(run: Run, seed: int = 0) -> Comparison | None:
         gain_interval=gains,
         error_interval=errors,
         exact=exact,
-        worse_tasks=[task for task, change in task_changes(results, method).items() if change < 0],
+        worse_tasks=[t for t, change in task_changes(results, method).items() if change < 0 and t in compared],
+        tasks=(len(compared), len(results["tasks"])),
     )
 
 
-def task_changes(results: Mapping[str, object], method: str) -> dict[str, float]:
+def compared_tasks(results: Mapping[str, Any]) -> list[str]:
+    """The tasks that ΔI and ΔE are over: those that all methods have figures of."""
+    return list(results.get("delta_tasks", results["tasks"]))
+
+
+def task_changes(results: Mapping[str, Any], method: str) -> dict[str, float]:
     """I_i of Eq. 9 in percent for every task on which the method and the baseline have all figures."""
     figures = results["methods"]
-    assert isinstance(figures, Mapping)
     base, mine = figures.get(str(results.get("baseline"))) or {}, figures.get(method) or {}
     changes = {}
-    for task in results["tasks"]:  # type: ignore[attr-defined]
+    for task in results["tasks"]:
         pairs = list(zip(mine.get(task) or [], base.get(task) or [], strict=False))
         if not pairs or any(a is None or b is None or b <= 0 for a, b in pairs):
             continue
-        signs = [1 if entry.get("higher_is_better", True) else -1 for entry in results["metrics"][task]]  # type: ignore[index]
+        signs = [1 if entry.get("higher_is_better", True) else -1 for entry in results["metrics"][task]]
         changes[task] = 100 * float(np.mean([sign * (a - b) / b for sign, (a, b) in zip(signs, pairs, strict=True)]))
     return changes
 
@@ -109,7 +118,8 @@ def _intervals(
     models = list(dict.fromkeys([method, other, baseline]))
     per_task: dict[str, list[Array]] = {method: [], other: []}
     exact = []
-    for task in run.results["tasks"]:
+    tasks = compared_tasks(run.results)
+    for task in tasks:
         metrics = [str(entry["metric"]) for entry in run.results["metrics"].get(task, [])]
         cells = [_cells(run, task, model, metrics) for model in models]
         points = [run.results["methods"].get(model, {}).get(task) for model in models]
@@ -123,7 +133,7 @@ def _intervals(
         base = np.maximum(drawn[models.index(baseline)], np.finfo(float).tiny)
         for name, changes in per_task.items():
             changes.append((signs[:, None] * (drawn[models.index(name)] - base) / base).mean(axis=0))
-    if len(exact) == len(run.results["tasks"]):
+    if len(exact) == len(tasks):
         return None, None, exact
     gain, error = (
         100 * (fold(np.stack(per_task[method])) - fold(np.stack(per_task[other])))
@@ -137,13 +147,10 @@ def _interval(values: Array) -> Interval:
     return float(low), float(high)
 
 
-def _cells(run: Run, task: str, model: str, metrics: list[str]) -> list[Cell] | None:
-    """A model's test cells of a task in the metrics' order; a single-task model goes by its task, too."""
-    for name in (model, f"{model}:{task}", *([f"single:{task}"] if model == "STL" else [])):
-        found = {cell.metric: cell for cell in run.scores.get(("test", task, name), [])}
-        if all(metric in found for metric in metrics):
-            return [found[metric] for metric in metrics]
-    return None
+def _cells(run: Run, task: str, method: str, metrics: list[str]) -> list[Cell] | None:
+    """A method's test cells of a task in the metrics' order."""
+    found = {cell.metric: cell for cell in run.test_cells(task, method)}
+    return [found[metric] for metric in metrics] if all(metric in found for metric in metrics) else None
 
 
 def _draw(cells: list[list[Cell] | None], points: Array, rng: np.random.Generator) -> Array | None:
@@ -207,13 +214,16 @@ def in_words(comparison: Comparison | None, waiting: str) -> Words:
         f"Average change per task (ΔI, {against}): {c.delta_i[0]:+.2f}% against {c.delta_i[1]:+.2f}%, "
         f"{_points(c.gain, c.gain_interval)}. {even}"
     )
-    tone = "open" if (average, evenness) == (0, 0) else tones.get((average, evenness), "mixed")
+    unsure = (average, evenness) == (0, 0) or c.gain_interval is None
+    tone = "open" if unsure else tones.get((average, evenness), "mixed")
     return Words(tone, _headline(c, average, evenness, said), signed(sentence), _caution(c))
 
 
 def _headline(c: Comparison, average: int, evenness: int, said: str) -> str:
     if (average, evenness) == (0, 0):
         return f"{c.method} and {c.other}: no clear difference, neither on average nor in evenness"
+    if c.gain_interval is None:
+        said += "; how sure that is, is not known"
     first = {1: "better on average", -1: "worse on average", 0: "no clear difference on average"}[average]
     joint = "but" if average and evenness and average != evenness else "and"
     return f"{c.method} against {c.other}: {first}, {joint} {said}"
@@ -252,7 +262,10 @@ def _evenness_at_baseline(c: Comparison) -> tuple[int, str, str]:
 
 
 def _caution(c: Comparison) -> str:
-    parts = ["One training run of each method: other seeds may differ by more than these figures say."]
+    parts = []
+    if c.tasks[0] < c.tasks[1]:
+        parts.append(f"Over the {c.tasks[0]} of {c.tasks[1]} tasks that have all their test scores.")
+    parts += ["One training run of each method: other seeds may differ by more than these figures say."]
     if c.gain_interval and c.exact:
         parts.append(f"Without standard errors, so counted as exact: {', '.join(c.exact)}.")
     if c.gain_interval:

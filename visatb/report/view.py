@@ -115,12 +115,18 @@ def _notes_on_results(run: Run) -> list[str]:
     results = run.results
     if not results:
         return ["Waits for the final runs and their test scores."] if run.weights else []
-    waiting: dict[str, list[str]] = {}
+    lacking: dict[str, list[str]] = {}
     for method, figures in results["methods"].items():
         for task in results["tasks"]:
             if not (values := figures.get(task)) or None in values:
-                waiting.setdefault(task, []).append(method)
-    found = [f"Waits for a test score of {task}: {', '.join(names)}." for task, names in waiting.items()]
+                lacking.setdefault(task, []).append(method)
+    found = []
+    for task, names in lacking.items():
+        source = (results.get("waiting") or {}).get(task)
+        where = f", which comes from outside, in {source}" if source else ""
+        found.append(f"Waits for a test score of {task} ({', '.join(names)}){where}.")
+    if results.get("delta_problem"):
+        found.append(f"No ΔI and ΔE: {results['delta_problem']}.")
     if results.get("baseline") != "STL":
         found.append(f"No single-task runs (STL): ΔI and ΔE are relative to {results.get('baseline')}.")
     return found
@@ -142,7 +148,7 @@ def _notes_on_weights(run: Run) -> list[str]:
 
 def _notes_on_proxies(run: Run) -> list[str]:
     steps = {name: entry.get("steps") for name, entry in run.cost.items() if is_proxy(name) and name != "base"}
-    short = [f"{name} ({n})" for name, n in steps.items() if isinstance(n, int) and n < FEWEST_STEPS]
+    short = [f"{name} ({n})" for name, n in steps.items() if isinstance(n, int) and 0 < n < FEWEST_STEPS]
     advice = f"Proxies of fewer than {FEWEST_STEPS} optimizer steps, which the paper advises against"
     return [f"{advice}: {', '.join(short)}."] if short else []
 
