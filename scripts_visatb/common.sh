@@ -10,7 +10,7 @@
 #   BASE_MODEL_PATH, VISION_TOWER, MM_PROJECTOR   the model or the parts it is made of (path or Hugging Face name)
 #   NUM_GPUS          processes per node (default: the visible GPUs; 0: one process on the CPU)
 #   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   several nodes: run the script on each; under SLURM they are known
-#   LAUNCHER          torchrun (default) or deepspeed (several nodes then need HOSTFILE, and one start)
+#   LAUNCHER          torchrun (default; exit code 2: bad input, 143: stopped by SIGTERM) or deepspeed (several nodes then need HOSTFILE, and one start)
 #   DEEPSPEED         zero2, zero3, zero3_offload, none, or a configuration file
 #   LORA=1            LoRA with LLaVA-v1.5's LoRA settings
 #   PYTHON            interpreter (default: python)
@@ -148,7 +148,7 @@ launcher() { # set `command` to what starts NPROC processes on this node
   local python="${PYTHON:-python}"
   case "${LAUNCHER:-torchrun}" in
     torchrun)
-      command=("$python" -m torch.distributed.run --nproc_per_node "$NPROC")
+      command=("$python" -m llava.train.launch --nproc_per_node "$NPROC")
       if ((NNODES > 1)); then
         require MASTER_ADDR
         command+=(--nnodes "$NNODES" --node_rank "$NODE_RANK")

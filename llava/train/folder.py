@@ -109,7 +109,7 @@ def _foreign(folder: Path) -> list[str]:
 
 def _clear(folder: Path) -> None:
     """Remove what a run of ours leaves: marks, checkpoints and weights. Other files stay."""
-    for name in (CARD, SETTINGS, PREEMPTED, "config.json", "trainer_state.json"):
+    for name in (CARD, SETTINGS, PREEMPTED, "config.json", "trainer_state.json", "skipped_records.jsonl"):
         (folder / name).unlink(missing_ok=True)
     for path in [*folder.glob("checkpoint-*"), folder / BASE_MODEL, folder / _SAVING]:
         if path.is_dir():

@@ -77,7 +77,7 @@ def run_card(arguments: dict[str, Any], settings: dict[str, Any], tasks: TaskTab
         **facts,
         "versions": versions(),
         "hardware": hardware(),
-        "git": git_state(Path(__file__).parent),
+        "git": git_state(),
     }
 
 
@@ -114,15 +114,17 @@ def hardware() -> dict[str, Any]:
     return {"machine": platform.machine(), "system": platform.platform(), "gpus": gpus, "cuda": torch.version.cuda}
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return commit and whether tracked files are changed, None outside a git checkout."""
+def git_state() -> dict[str, Any] | None:
+    """Return this program's commit and whether tracked files are changed, None where it runs from no git checkout."""
+    here = Path(__file__)
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20
+            ["git", "-C", str(here.parent), *words], capture_output=True, text=True, check=True, timeout=20
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", here.name)  # else an installed copy inside some other project's checkout
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.SubprocessError):
         return None

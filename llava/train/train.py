@@ -23,7 +23,7 @@ from transformers.utils import logging as hf_logging
 from llava.data.collator import Collator
 from llava.data.dataset import InstructionDataset
 from llava.data.errors import DataError
-from llava.data.index import build_index
+from llava.data.index import build_index, copy_problems
 from llava.data.order import ModalityLengthOrder
 from llava.model.adapter import write_projector
 from llava.model.projector import projector_type_of
@@ -50,6 +50,8 @@ from transformers_patch.checkpoint import last_complete_checkpoint
 from transformers_patch.preempt import EXIT_CODE
 
 logger = logging.getLogger("llava.train")
+
+SKIPPED = "skipped_records.jsonl"
 
 
 class StoppedError(Exception):
@@ -112,8 +114,12 @@ def run(model: ModelArguments, data: DataArguments, training: TrainingArguments)
             "task_loss": last_task_losses(trainer.state.log_history),
         }
         if is_main():
+            if train_set.store.summary["skipped"]:
+                copy_problems(train_set.store.folder, folder / SKIPPED)
             arguments = all_arguments(model, data, training)
             write_json(folder / CARD, run_card(arguments, settings, tasks, **facts))
+            # The last step's checkpoint is the finished model once more, with an optimizer that nobody needs now.
+            shutil.rmtree(folder / f"checkpoint-{trainer.state.global_step}", ignore_errors=True)
     except StoppedError:
         if is_main():
             (folder / PREEMPTED).touch()

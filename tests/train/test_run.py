@@ -214,3 +214,5 @@ def test_bad_records_are_named_and_the_folder_stays_free(train, bench, tmp_path,
     assert not (tmp_path / "out").exists()
     assert train(data_path=file, bad_samples="skip") == 0
     assert read_json(tmp_path / "out" / "run_card.json")["index"]["skipped"] == {"missing_image": 1}
+    listed = [json.loads(line) for line in (tmp_path / "out" / "skipped_records.jsonl").read_text().splitlines()]
+    assert [record["reason"] for record in listed] == ["missing_image"]

@@ -1,5 +1,6 @@
 """The shell scripts: what they pass to the real parser, what they say is missing, SLURM, and real runs."""
 
+import json
 import os
 import shlex
 import signal
@@ -13,7 +14,7 @@ import pytest
 from llava.train.arguments import parse_arguments
 from llava.train.folder import read_json
 from llava.train.tasks import resolve_tasks
-from tests.train.workbench import ACADEMIC, CHAT, M3IT, SCRIPTS
+from tests.train.workbench import ACADEMIC, CHAT, M3IT, REPOSITORY, SCRIPTS
 from transformers_patch.checkpoint import last_complete_checkpoint
 
 TASKS = {
@@ -110,6 +111,15 @@ def test_deepspeed_can_launch_and_its_configurations_are_found(variables):
     assert read_json(SCRIPTS / "zero3_offload.json")["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     _, words = dry_run("pretrain.sh", **variables)
     assert words[words.index("--deepspeed") + 1] == str(SCRIPTS / "zero2.json")
+
+
+def test_the_first_failures_exit_code_comes_through_without_a_traceback(tmp_path):
+    (tmp_path / "fail.py").write_text("import sys; sys.exit(2)")
+    command = [sys.executable, "-m", "llava.train.launch", "--nproc_per_node", "1", "--standalone", "fail.py"]
+    env = environment(PYTHONPATH=REPOSITORY)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4, 32])
@@ -262,7 +272,7 @@ def test_a_stopped_script_goes_on_in_its_folder(bench, tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         run.send_signal(signal.SIGTERM)
-        assert run.wait(120) != 0
+        assert run.wait(120) == 143
     stopped = last_complete_checkpoint(output)
     assert stopped is not None, (tmp_path / "log").read_text()[-4000:]
     assert (output / "preempted").is_file()
@@ -271,7 +281,7 @@ def test_a_stopped_script_goes_on_in_its_folder(bench, tmp_path):
     assert 1 <= step < 400
     settings = read_json(output / "run_settings.json")
     settings["max_steps"] = step + 1  # so that going on is one step, not hundreds
-    (output / "run_settings.json").write_text(__import__("json").dumps(settings))
+    (output / "run_settings.json").write_text(json.dumps(settings))
     env["EXTRA_ARGS"] += f" --max_steps {step + 1}"
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
