@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from llava.infer.prompts import Prompt
 
-MAX_BATCH = {"cuda": 128, "cpu": 32}  # beyond these a step's time grows as fast as the batch
+MAX_BATCH = {"cuda": 128, "cpu": 64}  # beyond these a step's time grows as fast as the batch
 _MEMORY_SHARE = {"cuda": 0.8, "cpu": 0.5}
 
 

@@ -246,8 +246,7 @@ class _TextOnly(LogitsProcessor):
         self.image_token_id = image_token_id
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """`scores: float[B, V]` with the rows from `real` up, and the placeholder's, at minus infinity."""
-        scores = scores.clone()
+        """`scores: float[B, V]`, changed in place: what stands for no text is at minus infinity."""
         scores[:, self.real :] = -torch.inf
         scores[:, self.image_token_id] = -torch.inf
         return scores
