@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -316,20 +317,18 @@ def test_failure_leaves_nothing_behind(folder, llava, monkeypatch):
 
 
 def test_loser_of_a_race_takes_the_winners_index(folder, llava, monkeypatch):
-    """Two processes build the same index; the second to finish finds it in place."""
-    from llava.data import index as index_module
+    """Another process puts the same index in place at the last moment."""
+    rename = os.rename
+    winners = []
 
-    inner = index_module._Builder.summary
-    other = {}
+    def late_rename(source, target):
+        shutil.copytree(source, target)
+        winners.append(stamp_of(target))
+        rename(source, target)
 
-    def summary(builder):
-        if not other:
-            other["started"] = True
-            other["made"] = stamp_of(index(folder, [GOOD], llava))
-        return inner(builder)
-
-    monkeypatch.setattr(index_module._Builder, "summary", summary)
+    monkeypatch.setattr(os, "rename", late_rename)
     result = index(folder, [GOOD], llava)
+    assert winners == [stamp_of(result)]
     assert ids_of(result) == ["good"]
     assert [path.name for path in (folder / "cache").iterdir()] == [result.name]
 
