@@ -11,7 +11,8 @@ import pytest
 from eval.overall import Table, overall
 from tests.report.academic import TASKS, table_three
 from visatb.report.load import Cell, Run, load
-from visatb.report.verdict import Comparison, compare, in_words, task_changes
+from visatb.report.verdict import Change, Comparison, compare, task_changes
+from visatb.report.words import in_words
 
 BASE = Comparison(
     method="VisATB",
@@ -19,10 +20,12 @@ BASE = Comparison(
     baseline="STL",
     delta_i=(11.29, 8.75),
     delta_e=(0.15, 0.10),
-    gain_interval=(1.0, 4.0),
-    error_interval=(-0.3, 0.4),
+    gain=Change(2.54, (1.0, 4.0)),
+    error=Change(0.05, (-0.3, 0.4)),
+    by_task={"VQAv2": Change(-0.4, (-1, 0.2)), "Ref-bbox": Change(11, (8, 14)), "OCRVQA": Change(-1, (-2, -0.1))},
+    own={},
     exact=[],
-    worse_tasks=["OCRVQA"],
+    tasks=(3, 3),
 )
 
 
@@ -62,9 +65,8 @@ def test_interval_of_standard_errors() -> None:
     run = small_run({"VisATB": [Cell("em", 0.66, 0.02, True)], "EW": [Cell("em", 0.60, 1e-9, True)]})
     found = compare(run)
     assert found
-    assert found.gain == pytest.approx(10)
-    assert found.gain_interval is not None
-    assert found.gain_interval == pytest.approx((10 - 1.96 * 100 * 0.02 / 0.6, 10 + 1.96 * 100 * 0.02 / 0.6), abs=0.4)
+    assert found.gain.value == pytest.approx(10)
+    assert found.gain.interval == pytest.approx((10 - 1.96 * 100 * 0.02 / 0.6, 10 + 1.96 * 100 * 0.02 / 0.6), abs=0.4)
 
 
 def test_interval_of_paired_samples() -> None:
@@ -78,14 +80,14 @@ def test_interval_of_paired_samples() -> None:
     }
     paired = compare(small_run(cells))
     assert paired
-    assert paired.gain_interval
-    width = paired.gain_interval[1] - paired.gain_interval[0]
+    assert paired.gain.interval
+    width = paired.gain.interval[1] - paired.gain.interval[0]
     assert width == pytest.approx(2 * 1.96 * 100 * gain.std() / 500**0.5 / base.mean(), rel=0.12)
     cells["VisATB"][0] = replace(cells["VisATB"][0], ids=ids[::-1])  # other questions: no pairs, much less sure
     unpaired = compare(small_run(cells))
     assert unpaired
-    assert unpaired.gain_interval
-    assert unpaired.gain_interval[1] - unpaired.gain_interval[0] > 5 * width
+    assert unpaired.gain.interval
+    assert unpaired.gain.interval[1] - unpaired.gain.interval[0] > 5 * width
 
 
 def test_weighted_samples_keep_their_mean() -> None:
@@ -94,23 +96,27 @@ def test_weighted_samples_keep_their_mean() -> None:
     cell = Cell("gleu", 0.5, 0.0, True, ids, values, weights)
     found = compare(small_run({"VisATB": [replace(cell, values=[0.6] * 4, value=0.6)], "EW": [cell]}))
     assert found
-    assert found.gain_interval == pytest.approx((20, 20))
+    assert found.gain.interval == pytest.approx((20, 20))
 
 
 def test_lower_is_better() -> None:
     run = small_run({"VisATB": [Cell("err", 0.45, 1e-6, False)], "EW": [Cell("err", 0.50, 1e-6, False)]})
     found = compare(run)
     assert found
-    assert found.gain_interval == pytest.approx((10, 10), abs=0.01)
-    assert found.worse_tasks == []
+    assert found.gain.interval == pytest.approx((10, 10), abs=0.01)
+    assert found.on_side(1) == ["t"]
+    assert found.own["t"].interval == pytest.approx((10, 10), abs=0.01)
 
 
 def test_nothing_known_of_errors() -> None:
     run = small_run({"VisATB": [Cell("em", 0.7, None, True)], "EW": [Cell("em", 0.6, None, True)]})
     found = compare(run)
     assert found
-    assert found.gain_interval is None
-    assert "no interval" in in_words(found, "").sentence
+    assert found.gain.interval is None
+    words = in_words(found, "")
+    assert "no interval" in words.sentence
+    assert "Task by task against EW: ahead on t." in words.sentence
+    assert words.headline.endswith("no task behind; how sure that is, is not known")
 
 
 @pytest.mark.parametrize(
@@ -129,28 +135,49 @@ def test_words(gain, gain_interval, error, error_interval, tone, headline) -> No
         BASE,
         delta_i=(5 + gain, 5),
         delta_e=(1 + error, 1),
-        gain_interval=gain_interval,
-        error_interval=error_interval,
+        gain=Change(gain, gain_interval),
+        error=Change(error, error_interval),
     )
     words = in_words(comparison, "")
     assert (words.tone, words.headline) == (tone, f"VisATB against EW: {headline}")
 
 
 def test_words_when_all_is_chance() -> None:
-    words = in_words(replace(BASE, gain_interval=(-1, 6)), "")
+    words = in_words(replace(BASE, gain=Change(2.54, (-1, 6))), "")
     assert words.tone == "open"
     assert words.headline == "VisATB and EW: no clear difference, neither on average nor in evenness"
     assert "(95% interval −1.00 to +6.00, within what chance alone can do)" in words.sentence
     assert "other seeds" in words.caution
 
 
+def test_words_task_by_task() -> None:
+    assert in_words(BASE, "").sentence.endswith(
+        "Task by task against EW: clearly ahead on Ref-bbox; clearly behind on OCRVQA; no clear difference on VQAv2."
+    )
+    one = replace(BASE, by_task=BASE.by_task | {"OCRVQA": Change(-1, None)})
+    assert in_words(one, "").sentence.endswith("no standard errors, so not known on OCRVQA.")
+    assert one.on_side(-1) == []
+
+
 def test_words_against_the_baseline_itself() -> None:
-    comparison = replace(BASE, baseline="EW", delta_i=(2.0, 0.0), delta_e=(0.2, 0.0), worse_tasks=["GQA"])
+    comparison = replace(BASE, baseline="EW", delta_i=(2.54, 0.0), delta_e=(0.2, 0.0))
     words = in_words(comparison, "")
-    assert words.headline == "VisATB against EW: better on average, but 1 task is behind"
-    assert "relative to EW" in words.caution
-    clean = in_words(replace(comparison, worse_tasks=[], delta_e=(0.0, 0.0)), "")
-    assert clean.headline == "VisATB against EW: better on average, and no task is behind EW"
+    assert words.headline == "VisATB against EW: better on average, but 1 task clearly behind"
+    assert words.tone == "mixed"
+    assert words.sentence.startswith("Average change per task against EW (ΔI): +2.54% (95% interval +1.00 to +4.00).")
+    clean = in_words(replace(comparison, by_task={"VQAv2": Change(-0.4, (-1, 0.2))}), "")
+    assert clean.headline == "VisATB against EW: better on average, and no task clearly behind"
+    assert clean.tone == "good"
+
+
+def test_the_second_method_as_baseline_has_no_error_of_its_own_beside_it() -> None:
+    # ΔI against EW with errors on both sides: (a − b)/b, where b's error enters once, not twice.
+    run = small_run({"VisATB": [Cell("em", 0.66, 0.01, True)], "EW": [Cell("em", 0.60, 0.01, True)]})
+    found = compare(run)
+    assert found
+    assert found.gain.interval
+    half = (found.gain.interval[1] - found.gain.interval[0]) / 2
+    assert half == pytest.approx(1.96 * 100 * ((0.01 / 0.6) ** 2 + (0.66 * 0.01 / 0.36) ** 2) ** 0.5, rel=0.08)
 
 
 def test_without_results() -> None:

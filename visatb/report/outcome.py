@@ -7,10 +7,10 @@ from typing import Any
 
 from visatb.report import svg
 from visatb.report.load import FRACTIONS, METRICS, Run, is_proxy
-from visatb.report.verdict import task_changes
+from visatb.report.verdict import Comparison, task_changes
 
 
-def results_table(run: Run) -> dict[str, Any] | None:
+def results_table(run: Run, comparison: Comparison | None) -> dict[str, Any] | None:
     """Tables 1 and 3: test figures of all methods with ΔI and ΔE, the best and second marked, and two charts."""
     results = run.results
     if not results:
@@ -43,8 +43,9 @@ def results_table(run: Run) -> dict[str, Any] | None:
         "rows": rows,
         "baseline": baseline,
         "stl_steps": "the final run's number of optimizer steps" if stl == "equal" else "one epoch of its task",
+        "with_second": sum(name != "STL" for name in results["methods"]) > 2,
         "with_errors": any(cell["spread"] for column in columns for cell in column["cells"].values()),
-        "charts": _result_charts(run),
+        "charts": _result_charts(run, comparison),
         "classes": svg.method_classes(list(results["methods"])),
     }
 
@@ -77,7 +78,7 @@ def _column(run: Run, task: str, place: int, metric: str, upwards: bool) -> dict
 def _rank(value: float, rivals: Sequence[float]) -> str:
     if len(rivals) < 2:
         return ""
-    return "best" if value == rivals[0] else "second" if value == rivals[1] else ""
+    return "best" if value == rivals[0] else "second" if value == rivals[1] and len(rivals) > 2 else ""
 
 
 def _mark_deltas(rows: list[dict[str, Any]]) -> None:
@@ -89,17 +90,20 @@ def _mark_deltas(rows: list[dict[str, Any]]) -> None:
             row.setdefault("marks", []).append("" if text == "–" else _rank(float(text), rivals))
 
 
-def _result_charts(run: Run) -> dict[str, Any]:
+def _result_charts(run: Run, comparison: Comparison | None) -> dict[str, Any]:
     results = run.results or {}
     methods = [name for name in results["methods"] if name != results.get("baseline")]
     gains = {name: float(v) for name in methods if (v := (results.get("delta_i") or {}).get(name)) is not None}
     errors = {name: float(v) for name in methods if (v := (results.get("delta_e") or {}).get(name)) is not None}
-    charts: dict[str, Any] = {"deltas": svg.delta_bars(gains, errors, "VisATB") if gains else None}
+    charts: dict[str, Any] = {"deltas": svg.delta_bars(gains, errors, "VisATB") if len(gains) > 1 else None}
     ordered = sorted(methods, key=lambda name: (name == "VisATB", name == "EW"))
     changes = {name: task_changes(results, name) for name in ordered}
     classes = svg.method_classes(list(results["methods"]))
     tasks = [task for task in results["tasks"] if any(task in row for row in changes.values())]
-    charts["changes"] = svg.change_dots(tasks, changes, classes) if tasks else None
+    own = comparison.own if comparison else {}
+    whiskers = {task: change.interval for task, change in own.items() if change.interval}
+    charts["whiskers"] = comparison.method if comparison and whiskers else ""
+    charts["changes"] = svg.change_dots(tasks, changes, classes, whiskers) if tasks else None
     charts["legend"] = [(classes[name], name) for name in reversed(ordered)]
     return charts
 

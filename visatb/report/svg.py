@@ -130,9 +130,15 @@ def delta_bars(gains: Mapping[str, float], errors: Mapping[str, float], highligh
     return chart.markup()
 
 
-def change_dots(tasks: Sequence[str], changes: Mapping[str, Mapping[str, float]], css_of: Mapping[str, str]) -> Markup:
-    """I_i% of each method on each task: a row per task, a dot per method (the last drawn lies on top)."""
+def change_dots(
+    tasks: Sequence[str],
+    changes: Mapping[str, Mapping[str, float]],
+    css_of: Mapping[str, str],
+    whiskers: Mapping[str, tuple[float, float]],
+) -> Markup:
+    """I_i% of each method on each task: a row per task, a dot per method (the last lies on top, with `whiskers`)."""
     every = [value for row in changes.values() for value in row.values()]
+    every += [end for interval in whiskers.values() for end in interval]
     low, high = min([0.0, *every]), max([0.0, *every])
     room = (high - low) * 0.06 or 1
     scale = _scale(low - room, high + room, GUTTER, WIDTH - 12)
@@ -146,6 +152,9 @@ def change_dots(tasks: Sequence[str], changes: Mapping[str, Mapping[str, float]]
         y = row * ROW + 15
         chart.name_of_row(y + 4, task)
         chart.line(GUTTER, y, WIDTH - 12, y, "track")
+        if task in whiskers:
+            low, high = whiskers[task]
+            chart.line(scale(low), y, scale(high), y, "whisker")
         for method, figures in changes.items():
             if task in figures:
                 hint = f"{task}, {method}: {figures[task]:+.2f}%"

@@ -6,7 +6,6 @@ depend on which questions were asked; they know nothing of other seeds of the tr
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +22,31 @@ LEVEL = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """`method` against `other`, both measured against `baseline`; figures in percent or percentage points.
+class Change:
+    """A difference in percentage points with its 95% interval, None where nothing says how sure it is."""
 
-    The intervals are None where nothing says how sure a figure is; `exact` names the tasks that count as exact
-    within them because they came without standard errors. `tasks`: how many tasks the figures are over, and of how
-    many.
+    value: float
+    interval: Interval | None
+
+    @property
+    def side(self) -> int:
+        """1 or −1 for a clear difference, 0 for one within its interval; by its sign where there is no interval."""
+        if self.interval and self.interval[0] <= 0 <= self.interval[1]:
+            return 0
+        return int(np.sign(self.value))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`method` against `other`, both measured against `baseline`.
+
+    Attributes:
+        delta_i, delta_e: ΔI% and ΔE% of the two.
+        gain, error: the first's less the second's; an `error` below 0 is more even.
+        by_task: task → I_i% of `method` less that of `other`.
+        own: task → I_i% of `method` itself.
+        exact: tasks that count as exact within the intervals, because they came without standard errors.
+        tasks: how many tasks the figures are over, and of how many.
     """
 
     method: str
@@ -36,21 +54,21 @@ class Comparison:
     baseline: str
     delta_i: tuple[float, float]
     delta_e: tuple[float, float]
-    gain_interval: Interval | None
-    error_interval: Interval | None
+    gain: Change
+    error: Change
+    by_task: dict[str, Change]
+    own: dict[str, Change]
     exact: list[str]
-    worse_tasks: list[str]
-    tasks: tuple[int, int] = (0, 0)
+    tasks: tuple[int, int]
+
+    def on_side(self, side: int) -> list[str]:
+        """The tasks on which `method` is clearly ahead (1), clearly behind (−1), or neither (0)."""
+        return [task for task, change in self.by_task.items() if change.side == side and task not in self.unsure]
 
     @property
-    def gain(self) -> float:
-        """ΔI% of `method` less that of `other`."""
-        return self.delta_i[0] - self.delta_i[1]
-
-    @property
-    def error(self) -> float:
-        """ΔE% of `method` less that of `other`; below 0 is more even."""
-        return self.delta_e[0] - self.delta_e[1]
+    def unsure(self) -> list[str]:
+        """Tasks without an interval where others have one."""
+        return [task for task, change in self.by_task.items() if self.gain.interval and change.interval is None]
 
     @property
     def baseline_is_other(self) -> bool:
@@ -71,19 +89,28 @@ def compare(run: Run, seed: int = 0) -> Comparison | None:
     if method not in ready or not rivals:
         return None
     other = "EW" if "EW" in rivals else max(rivals, key=lambda name: delta_i[name])
-    compared = compared_tasks(results)
-    gains, errors, exact = _intervals(run, method, other, baseline, seed)
+    tasks = compared_tasks(results)
+    mine, theirs = ({t: c for t, c in task_changes(results, name).items() if t in tasks} for name in (method, other))
+    drawn, exact = _draw_changes(run, (method, other), baseline, seed)
+    none: Interval | None = None
+    gain, error, by_task, own = none, none, dict.fromkeys(mine, none), dict.fromkeys(mine, none)
+    if len(exact) < len(tasks):
+        gain, error = _interval(_mean(drawn[0]) - _mean(drawn[1])), _interval(_loss(drawn[0]) - _loss(drawn[1]))
+        sure = [(place, task) for place, task in enumerate(tasks) if task not in exact]
+        by_task |= {task: _interval(drawn[0, place] - drawn[1, place]) for place, task in sure}
+        own |= {task: _interval(drawn[0, place]) for place, task in sure}
     return Comparison(
         method=method,
         other=other,
         baseline=baseline,
         delta_i=(delta_i[method], delta_i[other]),
         delta_e=(delta_e[method], delta_e[other]),
-        gain_interval=gains,
-        error_interval=errors,
+        gain=Change(delta_i[method] - delta_i[other], gain),
+        error=Change(delta_e[method] - delta_e[other], error),
+        by_task={task: Change(mine[task] - theirs[task], by_task[task]) for task in mine if task in theirs},
+        own={task: Change(value, own[task]) for task, value in mine.items()},
         exact=exact,
-        worse_tasks=[t for t, change in task_changes(results, method).items() if change < 0 and t in compared],
-        tasks=(len(compared), len(results["tasks"])),
+        tasks=(len(tasks), len(results["tasks"])),
     )
 
 
@@ -110,36 +137,32 @@ def _numbers(figures: Mapping[str, object]) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
 
 
-def _intervals(
-    run: Run, method: str, other: str, baseline: str, seed: int
-) -> tuple[Interval | None, Interval | None, list[str]]:
-    assert run.results is not None
+def _draw_changes(run: Run, methods: tuple[str, str], baseline: str, seed: int) -> tuple[Array, list[str]]:
+    """I_i% of the two methods drawn anew, float64[2, tasks, DRAWS], and the tasks whose figures stay as they are."""
+    results = run.results or {}
     rng = np.random.default_rng(seed)
-    models = list(dict.fromkeys([method, other, baseline]))
-    per_task: dict[str, list[Array]] = {method: [], other: []}
-    exact = []
-    tasks = compared_tasks(run.results)
-    for task in tasks:
-        metrics = [str(entry["metric"]) for entry in run.results["metrics"].get(task, [])]
-        cells = [_cells(run, task, model, metrics) for model in models]
-        points = [run.results["methods"].get(model, {}).get(task) for model in models]
-        if any(not values or None in values for values in points):
-            return None, None, []
-        drawn = _draw(cells, np.array(points, dtype=float), rng)
+    models = [*methods, baseline]
+    changes, exact = [], []
+    for task in compared_tasks(results):
+        metrics = results["metrics"][task]
+        points = np.array([results["methods"][model][task] for model in models], dtype=float)
+        cells = [_cells(run, task, model, [str(entry["metric"]) for entry in metrics]) for model in models]
+        drawn = _draw(cells, points, rng)
         if drawn is None:
-            drawn = np.repeat(np.array(points, dtype=float)[..., None], DRAWS, axis=-1)
+            drawn = np.repeat(points[..., None], DRAWS, axis=-1)
             exact.append(task)
-        signs = np.array([1 if m.get("higher_is_better", True) else -1 for m in run.results["metrics"][task]])
-        base = np.maximum(drawn[models.index(baseline)], np.finfo(float).tiny)
-        for name, changes in per_task.items():
-            changes.append((signs[:, None] * (drawn[models.index(name)] - base) / base).mean(axis=0))
-    if len(exact) == len(tasks):
-        return None, None, exact
-    gain, error = (
-        100 * (fold(np.stack(per_task[method])) - fold(np.stack(per_task[other])))
-        for fold in (lambda changes: changes.mean(axis=0), lambda changes: np.maximum(0, -changes).mean(axis=0))
-    )
-    return _interval(gain), _interval(error), exact
+        signs = np.array([1 if entry.get("higher_is_better", True) else -1 for entry in metrics])[:, None]
+        base = np.maximum(drawn[2], np.finfo(float).tiny)
+        changes.append([100 * (signs * (drawn[place] - base) / base).mean(axis=0) for place in (0, 1)])
+    return np.array(changes, dtype=float).reshape(-1, 2, DRAWS).swapaxes(0, 1), exact
+
+
+def _mean(changes: Array) -> Array:
+    return np.asarray(changes.mean(axis=0))
+
+
+def _loss(changes: Array) -> Array:
+    return np.asarray(np.maximum(0, -changes).mean(axis=0))
 
 
 def _interval(values: Array) -> Interval:
@@ -164,7 +187,10 @@ def _draw(cells: list[list[Cell] | None], points: Array, rng: np.random.Generato
     spread = np.array([[np.nan if cell.stderr is None else cell.stderr for cell in row] for row in present])
     if not np.isfinite(spread).all():
         return None
-    return points[..., None] + spread[..., None] * rng.normal(size=(*points.shape, DRAWS))
+    noise = rng.normal(size=(*points.shape, DRAWS))
+    if np.array_equal(points[1], points[2]) and present[1] == present[2]:
+        noise[2] = noise[1]  # the second method is the baseline itself
+    return points[..., None] + spread[..., None] * noise
 
 
 def _resample(cells: list[list[Cell]], rng: np.random.Generator) -> Array:
@@ -178,98 +204,3 @@ def _resample(cells: list[list[Cell]], rng: np.random.Generator) -> Array:
         totals = weights @ picked
         drawn[..., start:stop] = (values * weights) @ picked / np.where(totals > 0, totals, np.inf)
     return drawn
-
-
-# ---------------------------------------------------------------------------------------------- in words
-
-
-@dataclass(frozen=True)
-class Words:
-    """A headline, and the sentence with the numbers behind it; `tone` is good, bad, mixed or open."""
-
-    tone: str
-    headline: str
-    sentence: str
-    caution: str
-
-
-def in_words(comparison: Comparison | None, waiting: str) -> Words:
-    """What the results say, in words; `waiting` says what is still to come where there are none."""
-    if comparison is None:
-        return Words("open", "No answer yet", waiting, "")
-    c = comparison
-    average = _side(c.gain, c.gain_interval)
-    if c.baseline_is_other:
-        evenness, said, even = _evenness_at_baseline(c)
-    else:
-        evenness = _side(-c.error, c.error_interval and (-c.error_interval[1], -c.error_interval[0]))
-        said = {1: "more even", -1: "less even", 0: "no clear difference in evenness"}[evenness]
-        even = (
-            f"Average loss on tasks that lost (ΔE): {c.delta_e[0]:.2f}% against {c.delta_e[1]:.2f}%, "
-            f"{_points(c.error, c.error_interval)}."
-        )
-    tones = {(1, 1): "good", (1, 0): "good", (-1, -1): "bad", (-1, 0): "bad", (0, -1): "bad", (0, 1): "good"}
-    against = "itself the baseline" if c.baseline_is_other else f"both against {c.baseline}"
-    sentence = (
-        f"Average change per task (ΔI, {against}): {c.delta_i[0]:+.2f}% against {c.delta_i[1]:+.2f}%, "
-        f"{_points(c.gain, c.gain_interval)}. {even}"
-    )
-    unsure = (average, evenness) == (0, 0) or c.gain_interval is None
-    tone = "open" if unsure else tones.get((average, evenness), "mixed")
-    return Words(tone, _headline(c, average, evenness, said), signed(sentence), _caution(c))
-
-
-def _headline(c: Comparison, average: int, evenness: int, said: str) -> str:
-    if (average, evenness) == (0, 0):
-        return f"{c.method} and {c.other}: no clear difference, neither on average nor in evenness"
-    if c.gain_interval is None:
-        said += "; how sure that is, is not known"
-    first = {1: "better on average", -1: "worse on average", 0: "no clear difference on average"}[average]
-    joint = "but" if average and evenness and average != evenness else "and"
-    return f"{c.method} against {c.other}: {first}, {joint} {said}"
-
-
-def signed(text: str) -> str:
-    """The text with true minus signs before numbers."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
-
-
-def _side(value: float, interval: Interval | None) -> int:
-    """1 or −1 for a difference; 0 where its interval holds 0, or it is 0."""
-    if interval and interval[0] <= 0 <= interval[1]:
-        return 0
-    return int(np.sign(value))
-
-
-def _points(value: float, interval: Interval | None) -> str:
-    text = f"a difference of {value:+.2f} points"
-    if interval is None:
-        return f"{text} (no interval: standard errors are missing)"
-    inside = ", within what chance alone can do" if interval[0] <= 0 <= interval[1] else ""
-    return f"{text} (95% interval {interval[0]:+.2f} to {interval[1]:+.2f}{inside})"
-
-
-def _evenness_at_baseline(c: Comparison) -> tuple[int, str, str]:
-    tasks = ", ".join(c.worse_tasks)
-    if not c.worse_tasks:
-        return 1, f"no task is behind {c.other}", f"No task is behind {c.other} (ΔE 0.00%)."
-    plural = "tasks are" if len(c.worse_tasks) > 1 else "task is"
-    return (
-        -1,
-        f"{len(c.worse_tasks)} {plural} behind",
-        f"Behind {c.other}: {tasks}; their loss averaged over all tasks (ΔE) is {c.delta_e[0]:.2f}%.",
-    )
-
-
-def _caution(c: Comparison) -> str:
-    parts = []
-    if c.tasks[0] < c.tasks[1]:
-        parts.append(f"Over the {c.tasks[0]} of {c.tasks[1]} tasks that have all their test scores.")
-    parts += ["One training run of each method: other seeds may differ by more than these figures say."]
-    if c.gain_interval and c.exact:
-        parts.append(f"Without standard errors, so counted as exact: {', '.join(c.exact)}.")
-    if c.gain_interval:
-        parts.append("The intervals come from drawing the test questions anew.")
-    if c.baseline_is_other:
-        parts.append(f"No single-task models were trained, so ΔI and ΔE are relative to {c.baseline}.")
-    return " ".join(parts)

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from visatb.report import measured, outcome
 from visatb.report.costs import costs
 from visatb.report.load import COMPONENTS, Run, is_proxy
-from visatb.report.verdict import Comparison, compare, in_words
+from visatb.report.verdict import Comparison, compare
+from visatb.report.words import in_words
 
 WEIGHT_RANGE = (0.5, 2.0)  # the paper's advice against over-balancing (section 3.5)
 FEWEST_STEPS = 100  # of a proxy run (Appendices B and G)
@@ -32,7 +33,7 @@ def view(run: Run) -> dict[str, Any]:
         "contributions": measured.contributions(run),
         "difficulties": measured.difficulties(run),
         "weights": measured.weights(run),
-        "results": outcome.results_table(run),
+        "results": outcome.results_table(run, comparison),
         "losses": outcome.loss_charts(run),
         "whatif": measured.whatif(run),
         "costs": costs(run),
@@ -85,8 +86,11 @@ def _tiles(run: Run, comparison: Comparison | None) -> list[dict[str, str]]:
     tiles = []
     if comparison:
         c = comparison
-        tiles.append(_tile(f"ΔI, {c.method}", f"{c.delta_i[0]:+.2f}%", f"{c.other}: {c.delta_i[1]:+.2f}%"))
-        tiles.append(_tile(f"ΔE, {c.method}", f"{c.delta_e[0]:.2f}%", f"{c.other}: {c.delta_e[1]:.2f}%"))
+        below = [f"against {c.other}"] * 2
+        if not c.baseline_is_other:
+            below = [f"{c.other}: {c.delta_i[1]:+.2f}%", f"{c.other}: {c.delta_e[1]:.2f}%"]
+        tiles.append(_tile(f"ΔI, {c.method}", f"{c.delta_i[0]:+.2f}%".replace("-", "−"), below[0]))
+        tiles.append(_tile(f"ΔE, {c.method}", f"{c.delta_e[0]:.2f}%", below[1]))
     if run.weights:
         weights = measured.unit_weights(run.weights)
         low, high = min(weights, key=lambda name: weights[name]), max(weights, key=lambda name: weights[name])
