@@ -216,3 +216,18 @@ def test_bad_records_are_named_and_the_folder_stays_free(train, bench, tmp_path,
     assert read_json(tmp_path / "out" / "run_card.json")["index"]["skipped"] == {"missing_image": 1}
     listed = [json.loads(line) for line in (tmp_path / "out" / "skipped_records.jsonl").read_text().splitlines()]
     assert [record["reason"] for record in listed] == ["missing_image"]
+
+
+def test_a_crash_while_saving_loses_nothing(train, tmp_path, monkeypatch):
+    assert train("straight") == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("llava.train.train.publish", refuse_to_load)
+        with pytest.raises(AssertionError, match="was loaded"):
+            train()
+    folder = tmp_path / "out"
+    assert not (folder / "config.json").exists()
+    assert not (folder / "run_card.json").exists()
+    assert train() == 0
+    assert not changed_parts(weights(tmp_path / "straight"), weights(folder))
+    assert read_json(folder / "run_card.json")["steps"] == 2
+    assert not [path.name for path in folder.iterdir() if path.name.startswith((".", "checkpoint"))]
