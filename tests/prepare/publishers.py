@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -241,3 +243,67 @@ def m3it_entries(name: str, split: str, number: int) -> Iterator[dict[str, Any]]
 def hash_of(name: str) -> int:
     """A number that is the same in every process."""
     return sum(name.encode())
+
+
+def m3it(source: Path, tasks: dict[str, str]) -> Path:
+    """M³IT's folders as `{folder: kind}`: two files of training (12 and 3), validation (7), test (4) for some kinds."""
+    for place, (name, kind) in enumerate(tasks.items()):
+        folder = source / f"data/{('captioning', 'vqa')[place % 2]}/{name}"
+        splits = {"train_0": 12, "train_1": 3, "validation": 7} | ({"test": 4} if "tested" in kind else {})
+        for split, number in splits.items():
+            entries = list(m3it_entries(name, split, number))
+            if "parquet" in kind:
+                folder.mkdir(parents=True, exist_ok=True)
+                pq.write_table(pa.Table.from_pylist(entries), folder / f"{split}-00000-of-00001.parquet")
+            else:
+                put_lines(folder / f"{split}.jsonl", entries)
+    return source
+
+
+def chat(source: Path) -> Path:
+    """LLaVA-Instruct (4, 3 and 2 conversations), LLaVA-Bench (COCO) with 2 images, In-the-Wild with 3 questions."""
+    sets = (("conversation_58k", 4, 3), ("detail_23k", 3, 1), ("complex_reasoning_77k", 2, 1))
+    for name, number, rounds in sets:
+        entries = []
+        for n in range(number):
+            picture(source / f"coco/train2017/{n + 1:012d}.jpg")
+            turns = [turn("human", "What?\n<image>"), turn("gpt", f"{name} {n}")]
+            turns += [turn("human", "And?"), turn("gpt", "More.")] * (rounds - 1)
+            entries.append({"id": f"{n + 1:012d}", "image": f"{n + 1:012d}.jpg", "conversations": turns})
+        put(source / f"llava_instruct/{name}.json", entries)
+    bench_coco(source)
+    wild = source / "llava-bench-in-the-wild"
+    kinds = ("conv", "detail", "complex")
+    put_lines(
+        wild / "questions.jsonl",
+        [
+            {"question_id": n, "image": "001.jpg", "text": f"Wild {n}?", "category": kind}
+            for n, kind in enumerate(kinds)
+        ],
+    )
+    put_lines(
+        wild / "answers_gpt4.jsonl", [{"question_id": n, "text": f"Tame {n}.", "answer_id": "x"} for n in range(3)]
+    )
+    put_lines(wild / "context.jsonl", [{"id": "001", "image": "001.jpg", "caption": "A wild view."}])
+    picture(wild / "images/001.jpg")
+    return source
+
+
+def bench_coco(source: Path) -> None:
+    """LLaVA-Bench (COCO) in miniature."""
+    folder = source / "llava_bench_coco"
+    questions, answers, contexts = [], [], []
+    for n in range(6):
+        kind = ("conv", "detail", "complex")[n % 3]
+        image = f"{500 + n // 3:012d}.jpg"
+        questions.append({"question_id": n, "image": image, "text": f"Question {n}?", "category": kind})
+        answers.append({"question_id": n, "text": f"Answer {n}.", "category": kind})
+    for n in (500, 501):
+        picture(source / f"coco/val2014/COCO_val2014_{n:012d}.jpg")
+        instances = [{"category": "cup", "bbox": [0.1, 0.2, 0.3, 0.4]}]
+        contexts.append(
+            {"id": f"{n:012d}", "image": f"{n:012d}.jpg", "captions": ["A cup.", "Tea."], "instances": instances}
+        )
+    put_lines(folder / "qa90_questions.jsonl", questions)
+    put_lines(folder / "qa90_gpt4_answer.jsonl", answers[::-1])
+    put_lines(folder / "caps_boxes_coco2014_val_80.jsonl", contexts)

@@ -5,12 +5,13 @@ from collections import Counter
 
 import pytest
 
-from tests.prepare import publishers
-from visatb.prepare.academic import TASKS
-from visatb.prepare.cli import main
+from tests.prepare import checks, publishers
+from tests.prepare.checks import load, pairs
+from visatb.prepare.academic import Academic
 from visatb.prepare.refcoco import box_text, read_plain_pickle, segments
 from visatb.prepare.source import PrepareError
 
+TASKS = Academic.tasks
 SHORT = "Answer the question using a single word or phrase."
 
 
@@ -25,7 +26,7 @@ def tokenizer(tmp_path_factory):
 
 
 def run(source, output, *arguments):
-    return main(["academic", "--source", str(source), "--output", str(output), *map(str, arguments)])
+    return checks.run("academic", source, output, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +35,6 @@ def prepared(source, tokenizer, tmp_path_factory):
     output = tmp_path_factory.mktemp("prepared") / "academic"
     assert run(source, output, "--tokenizer", tokenizer, "--scale", 0.0025) == 0
     return output
-
-
-def load(folder, task, split):
-    (file,) = folder.glob(f"{task}_{split}-*.json")
-    records = json.loads(file.read_text())
-    assert file.stem.endswith(f"-{len(records)}")
-    return records
-
-
-def pairs(record):
-    turns = record["conversations"]
-    assert [turn["from"] for turn in turns] == ["human", "gpt"] * (len(turns) // 2)
-    values = [turn["value"] for turn in turns]
-    return list(zip(values[::2], values[1::2], strict=True))
 
 
 def only(source, output, *tasks, arguments=()):

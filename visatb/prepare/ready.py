@@ -6,13 +6,12 @@ names, one task each, every record with its `task`. The mini and plus-mini files
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from visatb.prepare.files import records, stamp
+from visatb.prepare.files import records
 from visatb.prepare.output import Output, count
 from visatb.prepare.source import SPLITS, PrepareError, Record
 
@@ -56,8 +55,8 @@ class ReadyFile(NamedTuple):
     step: float
 
     def fits(self, number: int) -> bool:
-        """Whether the name may say `number`: itself, or rounded (up or down) to the last digit that is given."""
-        return abs(number - self.size) < self.step if self.step > 1 else number == self.size
+        """Whether the name may say `number`: itself, or where it says 41k, whatever is cut or rounded to that."""
+        return self.size - self.step / 2 <= number < self.size + self.step if self.step > 1 else number == self.size
 
 
 def parse_name(path: Path) -> ReadyFile | None:
@@ -71,32 +70,14 @@ def parse_name(path: Path) -> ReadyFile | None:
     return ReadyFile(path, match["task"], match["kind"] or "", match["split"], float(match["size"]) * unit, step)
 
 
-def wanted(args: argparse.Namespace) -> bool:
-    """Whether the source holds ready files."""
-    return bool(args.ready)
-
-
-def settings(args: argparse.Namespace, name: str, version: int) -> dict[str, Any]:
-    """The settings that decide the output."""
-    files = [file.path for file in _files(args.source)]
-    return {
-        "source": name,
-        "version": version,
-        "ready": True,
-        "missing": args.missing,
-        "tasks": args.tasks,
-        "files": stamp(files),
-    }
-
-
 def write(source: Path, output: Output, tasks: Sequence[str], benchmark: str) -> None:
     """Check all ready files in `source`, then take over those of the tasks; PrepareError where one is missing."""
-    files = _files(source)
-    for file in files:
+    found_files = _named(source)
+    for file in found_files:
         check_size(file)
     for task in tasks:
-        found = {file.split: file for file in files if not file.kind and _is(file.task, task)}
-        whole = {file.split: file for file in files if not file.kind and _plain(file.task) == benchmark}
+        found = {file.split: file for file in found_files if not file.kind and _is(file.task, task)}
+        whole = {file.split: file for file in found_files if not file.kind and _plain(file.task) == benchmark}
         if "train" not in found | whole:
             raise PrepareError(
                 f"{source} holds no {task}_train-SIZE.json (nor {benchmark}_train-SIZE.json); leave it out with --tasks"
@@ -119,12 +100,17 @@ def check_size(file: ReadyFile) -> int:
     return number
 
 
-def _files(source: Path) -> list[ReadyFile]:
+def files(source: Path) -> list[Path]:
+    """The files so named in `source`; PrepareError where there is none."""
+    return [file.path for file in _named(source)]
+
+
+def _named(source: Path) -> list[ReadyFile]:
     paths = sorted(path for pattern in ("*.json*", "*/*.json*") for path in source.glob(pattern))
-    files = [file for file in map(parse_name, paths) if file is not None]
-    if not files:
+    named = [file for file in map(parse_name, paths) if file is not None]
+    if not named:
         raise PrepareError(f"{source} holds no file named {{task}}_{{train|val|test}}-{{size}}.json")
-    return files
+    return named
 
 
 def _plain(name: str) -> str:
