@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval.core import Evaluation, EvaluationError, Sample, Scored, identify, read_answers, write_json
-from eval.metrics import load_metric
+from eval.metrics import Metric, load_metric
 
 CAPTION_TOKENIZERS = {"whitespace": "cider", "ptb": "cider_ptb"}
 
@@ -33,10 +33,10 @@ def evaluate(
     return Evaluation(samples, _score(path, samples, metric), identity)
 
 
-def _score(path: Path, samples: list[Sample], metric: str | Sequence[str]) -> Scored:
-    names = [metric] if isinstance(metric, str) else metric
+def _score(path: Path, samples: list[Sample], metric: str | Metric | Sequence[str]) -> Scored:
+    metrics = [metric] if isinstance(metric, (str, Metric)) else metric
     try:
-        parts = [load_metric(name).score(samples) for name in names]
+        parts = [(load_metric(one) if isinstance(one, str) else one).score(samples) for one in metrics]
     except EvaluationError as error:
         raise EvaluationError(f"{path}: {error}") from error
     columns = [column for part in parts for column in part.columns]
@@ -65,11 +65,11 @@ def run(
     `tokenizers` maps the choices of `--tokenizer` to metrics (the first is the default); `check` may refuse samples.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    arguments = _parser(description, tokenizers).parse_args(argv)
+    arguments = make_parser(description, tokenizers).parse_args(argv)
     if tokenizers:
         metric = tokenizers[arguments.tokenizer]
     try:
-        evaluation = _evaluate(arguments, metric, check)
+        evaluation = score_answers(arguments, metric, check)
     except EvaluationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -77,7 +77,8 @@ def run(
     return 0
 
 
-def _parser(description: str, tokenizers: dict[str, str] | None) -> argparse.ArgumentParser:
+def make_parser(description: str, tokenizers: dict[str, str] | None = None) -> argparse.ArgumentParser:
+    """The arguments that all evaluators share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("-a", "--answers", type=Path, required=True, metavar="F", help="answer file (JSON)")
     parser.add_argument("--output", type=Path, metavar="F", help="write the score file here")
@@ -90,9 +91,12 @@ def _parser(description: str, tokenizers: dict[str, str] | None) -> argparse.Arg
     return parser
 
 
-def _evaluate(
-    arguments: argparse.Namespace, metric: str, check: Callable[[Path, Sequence[Sample]], None] | None
+def score_answers(
+    arguments: argparse.Namespace,
+    metric: str | Metric,
+    check: Callable[[Path, Sequence[Sample]], None] | None = None,
 ) -> Evaluation:
+    """Score the answer file that `arguments` name, and write the files that they ask for."""
     path: Path = arguments.answers
     targets = [target for target in (arguments.output, arguments.per_sample) if target]
     if len({target.resolve() for target in [path, *targets]}) <= len(targets):

@@ -13,7 +13,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Sample:
 class Column:
     """One metric's values over n samples: its figure is Σ weight·value / Σ weight (weights: 1 unless given).
 
-    `metric` is the name in files, `label` the one for readers.
+    `metric` is the name in files, `label` the one for readers, `details` what the score file says of it beside.
     """
 
     metric: str
@@ -53,6 +53,7 @@ class Column:
     values: Sequence[float]
     weights: Sequence[float] | None = None
     higher_is_better: bool = True
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def mean(self) -> float:
         """The metric's figure over all samples; 0 where every weight is 0."""
@@ -106,6 +107,7 @@ class Evaluation:
                     "value": column.mean(),
                     "stderr": column.stderr(),
                     "higher_is_better": column.higher_is_better,
+                    **column.details,
                 }
                 for column in self.scored.columns
             ],

@@ -23,6 +23,7 @@ METRICS = {
     "iou": "eval.metrics:BoxIoU",
     "gleu": "eval.metrics:Gleu",
     "judge": "eval.judge:JudgeMetric",
+    "mmvet": "eval.judge:MMVetMetric",
 }
 
 Box = tuple[float, float, float, float]
