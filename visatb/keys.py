@@ -140,8 +140,8 @@ class _Maker:
             {task: self._train_files(task) for task in experiment.tasks},
             {split: self._questions(split, self._asked(split)) for split in SPLITS},
             [task.metric for task in experiment.tasks.values()],
-            [self._arguments(stage) for stage in ("proxies", "finals", "stl")],
-            [experiment.global_batch_size, experiment.groups, experiment.methods],
+            {stage: self._arguments(stage) for stage in {model.stage for model in models(experiment)}},
+            [experiment.global_batch_size, experiment.groups],
         ]
 
     def _asked(self, split: str) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ def test_counts_files_that_are_there(tmp_path):
     models = {model.name: model for model in make_plan(load_experiment(path)).models}
     assert (models["mini"].samples, models["mini"].steps, models["mini"].questions) == (8, 1, 6)
     assert (models["plus_mini:a"].samples, models["plus_mini:a"].steps) == (20, 3)
-    assert (models["EW"].samples, models["EW"].steps, models["EW"].questions) == (32, 4, 10)
+    assert (models["EW"].samples, models["EW"].steps, models["EW"].questions) == (32, 4, 20)
 
 
 def test_equal_steps_for_stl(tmp_path):

@@ -38,7 +38,7 @@ def write_experiment(folder: Path, tasks: dict[str, dict[str, Any]], **settings:
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
     for number, (name, task) in enumerate(tasks.items()):
-        splits = {"train": 16} if "weight" in task else {"train": 16, "val": 4, "test": 5}
+        splits = {"train": 16} if "weight" in task else {"train": 16, "val": 12, "test": 10}
         files = {} if "train" in task else write_task(folder, name, splits, number)
         written[name] = {**files, **({} if "weight" in task else {"metric": "em"}), **task}
     content = {"model": {"path": "somewhere/7b"}, "tasks": written, "image_folder": "images", **settings}

@@ -1,0 +1,153 @@
+"""`visatb init`: draft an experiment file from a folder of LLaVA JSON files.
+
+Files are told apart by their names, `{task}_{train|val|test}-{size}.json` (the size may be missing); a task's metric is
+guessed from its truths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval.metrics import parse_box
+from llava.data.errors import DataError
+from llava.data.records import read_records
+from visatb.workflow.files import write_text
+from visatb.yaml_lines import ExperimentError
+
+_NAME = re.compile(r"(?P<task>.+?)_(?P<split>train|val|test)(?:-[^_]+)?\.jsonl?")
+_LOOKED_AT = 50
+_LONG_ANSWER = 5  # words, on average: above it a caption, below it an answer to be matched
+
+_HEAD = """\
+# An experiment of VisATB, drafted by `visatb init`. Look through it, then:
+#   visatb plan {name}        what it will run, and what that costs
+#   visatb validate {name}    checks all data and settings
+#   visatb run {name}         runs it, or what is left of it
+# Every setting is explained in docs/experiment.md.
+
+model:
+  path: {model} # a LLaVA, Qwen2-VL or Qwen2.5-VL checkpoint, or a language model (then vision_tower and projector, too)
+"""
+_TAIL = """
+subsets: # both rates are of a task's whole training data; the mini subset lies in the large one
+  large: 1.0 # 10,000 samples a task are enough
+  mini: 1/32 # 1,000 samples a task are enough
+
+weighting:
+  temperature: 0.5 # lower: weights further apart; auto: the lowest that keeps them within 0.5 to 2.0
+
+methods: [EW, VisATB] # add STL for ΔI and ΔE relative to single-task learning (one more run a task)
+
+global_batch_size: 128
+training: # any argument of `visatb train`
+  learning_rate: 2e-5
+  num_train_epochs: 1
+
+launcher:
+  gpus_per_job: 1 # or all; without GPUs: processes
+"""
+
+
+def draft(folder: Path, output: Path, model: str, image_folder: Path | None = None) -> str:
+    """The text of an experiment file at `output` for the data in `folder`.
+
+    Raises:
+        ExperimentError: no file there has such a name, or a task lacks training data.
+        DataError: a file is no LLaVA JSON.
+    """
+    found: dict[str, dict[str, list[Path]]] = {}
+    for file in sorted(folder.rglob("*.json*")):
+        match = _NAME.fullmatch(file.name)
+        if match and not match["task"].endswith(("-mini", "-plus-mini")):
+            found.setdefault(match["task"], {}).setdefault(match["split"], []).append(file)
+    if not found:
+        raise ExperimentError(f"{folder}: holds no file named {{task}}_{{train|val|test}}-{{size}}.json")
+    base = output.resolve().parent
+    lines = [_HEAD.format(name=output.name, model=_quoted(model))]
+    images = image_folder or _image_folder(folder)
+    if images is not None:
+        lines.append(f"image_folder: {_quoted(_relative(images, base))}\n")
+    lines.append("tasks:")
+    for task, splits in found.items():
+        lines += _task_lines(task, splits, base)
+    return "\n".join(lines) + "\n" + _TAIL
+
+
+def _task_lines(task: str, splits: dict[str, list[Path]], base: Path) -> Iterator[str]:
+    if "train" not in splits:
+        raise ExperimentError(f"task {task} has {next(iter(splits.values()))[0]}, but no training data ({task}_train…)")
+    yield f"  {_quoted(task)}:"
+    for split, files in splits.items():
+        names = [_quoted(_relative(file, base)) for file in files]
+        if split != "train" and len(names) > 1:
+            raise ExperimentError(f"task {task} has more than one {split} file: {', '.join(names)}; keep one")
+        yield f"    {split}: {names[0] if len(names) == 1 else '[' + ', '.join(names) + ']'}"
+    if "val" in splits:
+        metric, why = guess_metric(splits["val"][0])
+        yield f"    metric: {metric} # {why}"
+    else:
+        yield "    weight: 1.0 # no validation data, so its weight is fixed"
+
+
+def guess_metric(file: Path) -> tuple[str, str]:
+    """The metric that fits a file's truths, and why."""
+    truths = []
+    for raw in itertools.islice(read_records(file), _LOOKED_AT):
+        truth: Any = raw.content["conversations"][-1].get("value") if isinstance(raw.content, dict) else None
+        truths.append(str(truth[0] if isinstance(truth, list) and truth else truth))
+    if not truths:
+        raise DataError(f"{file}: holds no record")
+    if all(parse_box(truth) for truth in truths):
+        return "iou", "the answers are boxes"
+    words = sum(len(truth.split()) for truth in truths) / len(truths)
+    if words > _LONG_ANSWER:
+        return "cider", f"the answers are texts of {words:.0f} words"
+    return "em", "the answers are short; or cider, gleu, iou, judge"
+
+
+def _image_folder(folder: Path) -> Path | None:
+    return next((path for path in (folder / "images", folder.parent / "images") if path.is_dir()), None)
+
+
+def _relative(path: Path, base: Path) -> str:
+    return os.path.relpath(path.resolve(), base)
+
+
+def _quoted(text: str) -> str:
+    """A text as YAML writes it on one line."""
+    return yaml.safe_dump(text, allow_unicode=True, width=10**6).strip().removesuffix("\n...").strip()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status (0, or 2 for bad input)."""
+    parser = argparse.ArgumentParser(prog="visatb init", description="Draft an experiment file for a folder of data.")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="folder of {task}_{train|val|test}-{size}.json files"
+    )
+    parser.add_argument("--output", type=Path, default=Path("experiment.yaml"), metavar="FILE")
+    parser.add_argument("--model", default="llava-hf/llava-1.5-7b-hf", help="checkpoint to start from")
+    parser.add_argument("--image-folder", "--image_folder", type=Path, metavar="DIR")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.output.exists():
+            raise ExperimentError(f"{arguments.output} exists: name another --output")
+        text = draft(arguments.folder, arguments.output, arguments.model, arguments.image_folder)
+        write_text(arguments.output, text)
+    except (ExperimentError, DataError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{arguments.output}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

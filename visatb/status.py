@@ -1,0 +1,182 @@
+"""`visatb status`: where an experiment stands, read from its work folder; a live table while it runs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from visatb.experiment import load_experiment
+from visatb.graph import Job, jobs
+from visatb.layout import Layout
+from visatb.plan import weight_advice
+from visatb.plan_command import duration
+from visatb.workflow.state import Steps, is_done, is_locked, read_object
+from visatb.yaml_lines import ExperimentError
+
+STYLES = {"done": "green", "running": "bold cyan", "waiting": "dim", "failed": "bold red", "stopped": "yellow"}
+# tqdm: " 12%|█▏  | 12/100 [00:03<00:25, …"
+_PROGRESS = re.compile(rb"(\d+)/(\d+) \[[\d:]+<([\d:?]+)")
+_REACH = 1 << 14
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job: its state, the step it is at, how far that is (0 to 1), and seconds spent and expected to go on."""
+
+    name: str
+    stage: str
+    state: str
+    step: str = ""
+    progress: float | None = None
+    seconds: float = 0.0
+    left: float | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """A whole experiment: its jobs, whether a run is at work, and what is to be said."""
+
+    name: str
+    running: bool
+    jobs: list[JobStatus]
+    remarks: list[str]
+
+    @property
+    def done(self) -> int:
+        """The number of finished jobs."""
+        return sum(job.state == "done" for job in self.jobs)
+
+
+def read_status(workdir: Path) -> Status:
+    """The status of a work folder; ExperimentError if it is none."""
+    layout = Layout(workdir.resolve())
+    if not layout.jobs.is_file():
+        raise ExperimentError(f"{workdir}: no run was started there")
+    experiment = load_experiment(layout.experiment)
+    plan = read_object(layout.jobs)
+    running = is_locked(layout.lock("run"))
+    found = [_job_status(layout, job, plan, running) for job in jobs(experiment)]
+    results = read_object(layout.results)
+    remarks = [f"{task} waits for its score from outside: {file}" for task, file in results.get("waiting", {}).items()]
+    remarks += weight_advice(layout.root)
+    return Status(experiment.name, running, found, remarks)
+
+
+def _job_status(layout: Layout, job: Job, plan: dict[str, Any], running: bool) -> JobStatus:
+    keys = plan["keys"]
+    marker = read_object(layout.done(job.name))
+    steps = Steps(layout, job.name)
+    seconds = sum(entry.get("seconds", 0.0) for entry in steps.entries.values())
+    if is_done(layout, job.name, keys):
+        return JobStatus(job.name, job.stage, "done", seconds=seconds or marker.get("seconds", 0.0), progress=1.0)
+    log = layout.log(job.name)
+    if is_locked(layout.lock(job.name)):
+        at = next((name for name, entry in steps.entries.items() if "since" in entry), "")
+        entry = steps.entries.get(at, {"since": time.time(), "log": 0})
+        progress, left = last_progress(log, entry["log"]) if at.startswith(("train", "answer")) else (None, None)
+        now = time.time() - entry["since"]
+        return JobStatus(job.name, job.stage, "running", at, progress, seconds + now, left)
+    touched = log.exists() and log.stat().st_mtime >= plan["begun"]
+    state = "waiting"
+    if touched:
+        state = "failed" if b" failed: " in _end(log) or b" error: " in _end(log) else "stopped"
+    elif steps.entries and not running:
+        state = "stopped"
+    return JobStatus(job.name, job.stage, state, seconds=seconds)
+
+
+def last_progress(log: Path, start: int = 0) -> tuple[float | None, float | None]:
+    """How far the last progress bar behind `start` in a log is (0 to 1), and the seconds it expects still to take."""
+    found = _PROGRESS.findall(_end(log, start))
+    if not found:
+        return None, None
+    done, total, left = found[-1]
+    return int(done) / max(1, int(total)), _seconds(left.decode())
+
+
+def _end(log: Path, start: int = 0) -> bytes:
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(start, file.seek(0, 2) - _REACH))
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _seconds(clock: str) -> float | None:
+    if "?" in clock:
+        return None
+    seconds = 0
+    for part in clock.split(":"):
+        seconds = seconds * 60 + int(part)
+    return float(seconds)
+
+
+def render(status: Status) -> Group:
+    """The status as a table."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("stage", "job", "state", "step"):
+        table.add_column(name, no_wrap=True)
+    for name in ("progress", "time", "still"):
+        table.add_column(name, justify="right", no_wrap=True)
+    stage = ""
+    for job in status.jobs:
+        shown = "" if job.progress is None or job.state != "running" else f"{_bar(job.progress)} {job.progress:4.0%}"
+        table.add_row(
+            job.stage if job.stage != stage else "",
+            job.name,
+            Text(job.state, STYLES[job.state]),
+            job.step,
+            shown,
+            duration(job.seconds) if job.seconds else "",
+            duration(job.left) if job.left is not None and job.state == "running" else "",
+        )
+        stage = job.stage
+    head = f"{status.name}: {status.done} of {len(status.jobs)} jobs done" + ("" if status.running else ", not running")
+    return Group(Text(head, "bold"), table, *(Text(remark, "yellow") for remark in status.remarks))
+
+
+def _bar(share: float, width: int = 12) -> str:
+    full = int(share * width)
+    return "━" * full + "╌" * (width - full)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status (0, or 2 for bad input)."""
+    parser = argparse.ArgumentParser(prog="visatb status", description=__doc__)
+    parser.add_argument("workdir", type=Path, metavar="WORKDIR")
+    parser.add_argument("--once", action="store_true", help="show it once, also while it runs")
+    arguments = parser.parse_args(argv)
+    console = Console()
+    try:
+        status = read_status(arguments.workdir)
+        if arguments.once or not status.running or not console.is_terminal:
+            console.print(render(status))
+            return 0
+        with Live(render(status), console=console, refresh_per_second=2) as live:
+            while status.running:
+                time.sleep(1)
+                status = read_status(arguments.workdir)
+                live.update(render(status))
+    except ExperimentError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

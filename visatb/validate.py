@@ -1,0 +1,180 @@
+"""`visatb validate`: check all data and settings of an experiment, before anything is trained.
+
+Every training record is checked, its image looked up and its text tokenised as training will (the index stays for the
+final runs); every question file is read; every truth is put to its metric; every training argument to its parser.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.cli import evaluate
+from eval.core import EvaluationError, read_answers, write_json
+from eval.metrics import load_metric
+from llava.data.errors import DataError
+from visatb.commands import Launch, batch_split, train_arguments
+from visatb.experiment import Experiment, load_experiment, training_arguments
+from visatb.graph import ModelJob, Stage, models
+from visatb.layout import SPLITS, Layout
+from visatb.yaml_lines import ExperimentError
+
+if TYPE_CHECKING:
+    from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
+    from llava.train.model import Source
+
+    Parsed = tuple[ModelArguments, DataArguments, TrainingArguments]
+
+logger = logging.getLogger(__name__)
+
+_SLOW_METRICS = ("cider", "cider_ptb", "judge")  # any text is a truth to them
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status (0, or 2 for bad input)."""
+    parser = argparse.ArgumentParser(prog="visatb validate", description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("experiment", type=Path, metavar="EXPERIMENT.yaml")
+    parser.add_argument("--workdir", type=Path, help="work folder that keeps the data index")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        experiment = load_experiment(arguments.experiment)
+        with tempfile.TemporaryDirectory(prefix="visatb-validate-") as temporary:
+            validate(experiment, Layout((arguments.workdir or Path(temporary)).resolve()))
+    except (ExperimentError, DataError, EvaluationError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{arguments.experiment}: data and settings are fit to run\n")
+    return 0
+
+
+def validate(experiment: Experiment, layout: Layout) -> None:
+    """Check everything.
+
+    Raises:
+        ExperimentError, DataError, EvaluationError, ValueError: what is wrong, with file and record.
+    """
+    _check_files(experiment)
+    for task in experiment.balanced:
+        for metric in experiment.tasks[task].metric:
+            load_metric(metric)
+    _check_launch(experiment)
+    parsed = {stage: _parse(experiment, layout, stage) for stage in _stages(experiment)}
+    final = parsed.get("finals") or next(iter(parsed.values()))
+    source = _check_model(experiment, final)
+    _check_training_data(source, final)
+    _check_questions(experiment)
+
+
+def _check_files(experiment: Experiment) -> None:
+    if experiment.image_folder is not None and not Path(experiment.image_folder).is_dir():
+        raise ExperimentError(f"{experiment.source}: image_folder: {experiment.image_folder} is no folder")
+    for name, task in experiment.tasks.items():
+        for file in [*task.train, *(file for split in SPLITS if (file := getattr(task, split)))]:
+            if not Path(file).is_file():
+                raise ExperimentError(f"{experiment.source}: task {name}: {file} does not exist")
+
+
+def _check_launch(experiment: Experiment) -> None:
+    launcher = experiment.launcher
+    for processes in {1, launcher.processes, *([launcher.gpus_per_job] if launcher.gpus_per_job != "all" else [])}:
+        batch_split(experiment, experiment.training, int(processes))
+
+
+def _stages(experiment: Experiment) -> list[Stage]:
+    return list(dict.fromkeys(model.stage for model in models(experiment) if model.data))
+
+
+def _parse(experiment: Experiment, layout: Layout, stage: Stage) -> Parsed:
+    """Put a stage's command line to the train command's own parser, over the whole data."""
+    from llava.train.arguments import parse_arguments
+    from llava.train.tasks import resolve_tasks
+
+    deepspeed = training_arguments(experiment, stage).get("deepspeed")
+    if isinstance(deepspeed, str) and not Path(deepspeed).is_file():
+        raise ExperimentError(f"{experiment.source}: training.deepspeed: {deepspeed} does not exist")
+    whole = ModelJob("check", stage, "EW", tuple((task, "whole") for task in experiment.tasks))
+    listing = {
+        "models": {"check": {"files": {name: task.train for name, task in experiment.tasks.items()}}},
+        "tasks": {},
+    }
+    words = train_arguments(experiment, layout, whole, listing, Launch())
+    words = _without(words, "--deepspeed")  # starts its machinery when it is parsed
+    try:
+        model, data, training = parse_arguments(words)
+        resolve_tasks(data, training)
+    except ValueError as error:
+        raise ExperimentError(f"{experiment.source}: training settings ({stage}): {error}") from error
+    return model, data, training
+
+
+def _without(words: list[str], flag: str) -> list[str]:
+    if flag not in words:
+        return words
+    place = words.index(flag)
+    return words[:place] + words[place + 2 :]
+
+
+def _check_model(experiment: Experiment, parsed: Parsed) -> Source:
+    from llava.train.model import find_source
+
+    source = find_source(*parsed)
+    if experiment.model.family not in (None, source.family.name):
+        raise ExperimentError(
+            f"{experiment.source}: model.family: {experiment.model.path} is of family {source.family.name}, "
+            f"not {experiment.model.family}"
+        )
+    return source
+
+
+def _check_training_data(source: Source, parsed: Parsed) -> None:
+    """Build the index of the whole training data, which the final runs then find ready."""
+    from llava.train.tasks import resolve_tasks
+    from llava.train.train import load_data
+
+    _, data, training = parsed
+    load_data(data.data_path, source, resolve_tasks(data, training), data, training)
+
+
+def _check_questions(experiment: Experiment) -> None:
+    from llava.infer.questions import read_questions
+
+    asked = [(split, task) for model in models(experiment) for split in SPLITS for task in getattr(model, split)]
+    for split, name in dict.fromkeys(asked):
+        task = experiment.tasks[name]
+        file = getattr(task, split)
+        questions = read_questions(file, experiment.image_folder)
+        logger.info("%s, %s: %d questions", name, split, len(questions.records))
+        if split == "val" or task.score is None:
+            _check_truths(Path(file), questions.records, task.metric)
+
+
+def _check_truths(file: Path, records: list[dict[str, Any]], metrics: list[str]) -> None:
+    """Score the truths as if a model had answered them."""
+    with tempfile.TemporaryDirectory(prefix="visatb-truths-") as folder:
+        answers = Path(folder) / file.name
+        write_json(answers, [_perfect(record) for record in records])
+        try:
+            read_answers(answers)
+            for metric in metrics:
+                if metric not in _SLOW_METRICS:
+                    evaluate(answers, metric, task="task", model="truth", split="val")
+        except EvaluationError as error:
+            raise EvaluationError(str(error).replace(str(answers), str(file))) from error
+
+
+def _perfect(record: dict[str, Any]) -> dict[str, Any]:
+    human, answer = record["conversations"]
+    truth = answer.get("value")
+    first = truth[0] if isinstance(truth, list) and truth else truth
+    return {**record, "conversations": [human, {**answer, "generative_value": str(first)}]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""What the steps of a job work with, and how they start commands."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from visatb.commands import Launch
+from visatb.experiment import Experiment
+from visatb.graph import Job
+from visatb.layout import Layout
+from visatb.workflow import devices
+from visatb.workflow.process import TAG, Stopper, run
+from visatb.workflow.state import Steps
+
+logger = logging.getLogger("visatb.job")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Context:
+    """What the steps of a job work with."""
+
+    experiment: Experiment
+    layout: Layout
+    job: Job
+    steps: Steps
+    stop: Stopper
+    tag: str
+    gpus: list[str] = field(default_factory=list)
+
+    @property
+    def launch(self) -> Launch:
+        """How commands are started: one process per GPU, or as many as asked for where there are none."""
+        launcher = self.experiment.launcher
+        processes = len(self.gpus) or allotted_gpus() or launcher.processes
+        return Launch(processes, launcher.kind)
+
+    def run(self, module: str, arguments: Sequence[str], launch: Launch | None = None) -> None:
+        """Run a command of ours in a process (or several) of its own."""
+        command = (launch or Launch()).command(module, arguments)
+        logger.info("%s", " ".join(command))
+        run(command, self.layout.log(self.job.name), self._environment(), self.layout.engine, self.stop)
+
+    def _environment(self) -> dict[str, str]:
+        path = os.environ.get("PYTHONPATH")
+        changed = {
+            TAG: self.tag,
+            "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{path}" if path else str(REPOSITORY),
+            "PYTHONUNBUFFERED": "1",
+            "TQDM_MININTERVAL": "1",
+        }
+        if self.gpus:
+            changed["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
+        threads = self.experiment.launcher.threads
+        if threads is not None:
+            changed["OMP_NUM_THREADS"] = str(threads)
+        # Saving a large checkpoint on SIGTERM takes longer than torchrun's 30 seconds of patience.
+        return {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300", **os.environ, **changed}
+
+
+def allotted_gpus() -> int:
+    """The GPUs that SLURM gave to this job."""
+    if "SLURM_JOB_ID" not in os.environ or devices.OFFERED in os.environ:
+        return 0
+    return len(devices.visible_gpus())

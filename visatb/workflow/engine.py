@@ -1,0 +1,247 @@
+"""Running an experiment: list what is left, hand it to the engine (Snakemake), watch over it, say how it went.
+
+One run at a time per work folder. What a run leaves behind, killed or not, is on disk; the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from eval.core import write_json
+from visatb import keys as key_maker
+from visatb.experiment import Experiment, load_experiment
+from visatb.graph import CHECK, SUBSETS, Job, jobs
+from visatb.keys import Keys
+from visatb.layout import Layout, safe
+from visatb.workflow import devices
+from visatb.workflow.context import REPOSITORY
+from visatb.workflow.files import write_text
+from visatb.workflow.job import STOP_FILE
+from visatb.workflow.process import tail, wait_until
+from visatb.workflow.state import LockedError, is_done, is_locked, locked, outstanding, read_object
+
+logger = logging.getLogger(__name__)
+
+SNAKEFILE = Path(__file__).with_name("Snakefile")
+_MAX_LOCAL_JOBS = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out. `profile` is a Snakemake profile (SLURM's, say); without one jobs run here."""
+
+    max_jobs: int | None = None
+    gpus: list[str] | None = None
+    profile: str | None = None
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    finished: bool
+    failed: dict[str, str] = field(default_factory=dict)  # job → the end of its log
+    stopped: bool = False
+
+
+class RefusedError(Exception):
+    """The run cannot start; the message says why."""
+
+
+def run_experiment(
+    file: Path, workdir: Path, options: Options | None = None, watch: Callable[[Layout], None] | None = None
+) -> Outcome:
+    """Run an experiment, or what is left of it; `watch` is called several times a second.
+
+    Raises:
+        ExperimentError: the experiment file is not as it should be.
+        RefusedError: another run works in the folder, or the folder is of another kind.
+    """
+    options = options or Options()
+    layout = Layout(workdir.resolve())
+    experiment = load_experiment(file)
+    if layout.root.is_dir() and any(layout.root.iterdir()) and not layout.engine.is_dir():
+        raise RefusedError(f"{layout.root} holds other files: choose another --workdir")
+    try:
+        with locked(layout.lock("run")):
+            return _run(experiment, layout, options, watch or (lambda _: None))
+    except LockedError as error:
+        raise RefusedError(f"another run works in {layout.root}: wait for it, or stop it first") from error
+
+
+def _run(experiment: Experiment, layout: Layout, options: Options, watch: Callable[[Layout], None]) -> Outcome:
+    (layout.engine / STOP_FILE).unlink(missing_ok=True)
+    found = prepare(experiment, layout, options)
+    if not found:
+        return Outcome(True)
+    with _stopping() as stop:
+        engine = _start(layout, options, experiment)
+        _watch_over(engine, layout, options, watch, stop)
+    watch(layout)
+    keys: Keys = read_object(layout.jobs)["keys"]
+    failed = {job.name: tail(layout.log(job.name)) for job in found if _has_failed(layout, job.name, keys)}
+    finished = all(is_done(layout, job.name, keys) for job in found)
+    if not finished and not failed and not stop:
+        failed = {"engine": tail(layout.log("engine"))}
+    return Outcome(finished, {} if stop else failed, bool(stop))
+
+
+def _has_failed(layout: Layout, job: str, keys: Keys) -> bool:
+    """Whether a job was at work and is not done."""
+    log = layout.log(job)
+    return not is_done(layout, job, keys) and log.exists() and log.stat().st_mtime >= read_object(layout.jobs)["begun"]
+
+
+def prepare(experiment: Experiment, layout: Layout, options: Options) -> list[Job]:
+    """Write down the experiment and the jobs that are left; returns them."""
+    layout.engine.mkdir(parents=True, exist_ok=True)
+    write_text(layout.experiment, experiment.to_yaml())
+    listed = jobs(experiment)
+    keys = key_maker.compute(experiment, layout)
+    left = outstanding(layout, listed, keys)
+    for job in left:
+        layout.done(job.name).unlink(missing_ok=True)
+    here = psutil.Process()
+    names = {job.name for job in left}
+    plan = {
+        "id": _identity(layout),
+        "begun": time.time(),
+        "pid": None if options.profile else here.pid,
+        "created": here.create_time(),
+        "python": sys.executable,
+        "keys": keys,
+        "jobs": [_rule(layout, job, names, experiment, place) for place, job in enumerate(left)],
+    }
+    write_json(layout.jobs, plan)
+    return left
+
+
+def _identity(layout: Layout) -> str:
+    """What tells this work folder's processes from others'."""
+    file = layout.engine / "id"
+    if not file.exists():
+        write_text(file, uuid.uuid4().hex)
+    return file.read_text(encoding="utf-8")
+
+
+def _rule(layout: Layout, job: Job, names: set[str], experiment: Experiment, place: int) -> dict[str, Any]:
+    count = experiment.launcher.gpus_per_job
+    resources = {"gpu": count, "tasks_per_gpu": 0} if job.model is not None and isinstance(count, int) else {}
+    return {
+        "name": job.name,
+        "rule": "job_" + "".join(letter if letter.isalnum() else "_" for letter in safe(job.name)) + f"_{place}",
+        "done": str(layout.done(job.name).relative_to(layout.root)),
+        "after": [str(layout.done(name).relative_to(layout.root)) for name in job.after if name in names],
+        "light": job.model is None and job.name not in (CHECK, SUBSETS),
+        "priority": 1000 - place,
+        "resources": resources,
+    }
+
+
+def _start(layout: Layout, options: Options, experiment: Experiment) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(layout.root)]
+    # Our lock keeps other runs out and dies with us; the engine's own would outlive a kill.
+    command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--nocolor"]
+    environment = dict(os.environ)
+    path = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{path}" if path else str(REPOSITORY)
+    environment.pop(devices.OFFERED, None)
+    if options.profile:
+        command += ["--profile", os.path.abspath(options.profile)]
+        if options.max_jobs:
+            command += ["--jobs", str(options.max_jobs)]
+    else:
+        gpus = devices.visible_gpus() if options.gpus is None else options.gpus
+        parallel = options.max_jobs or parallel_jobs(experiment, len(gpus))
+        command += ["--cores", str(parallel)]
+        environment[devices.OFFERED] = ",".join(gpus)
+        if not gpus and experiment.launcher.threads is None and "OMP_NUM_THREADS" not in environment:
+            share = (os.cpu_count() or 1) // (parallel * experiment.launcher.processes)
+            environment["OMP_NUM_THREADS"] = str(max(1, share))
+    log = layout.log("engine")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            command,
+            cwd=layout.root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def parallel_jobs(experiment: Experiment, num_gpus: int) -> int:
+    """How many jobs run here at once: as the GPUs allow, else as the cores do."""
+    launcher = experiment.launcher
+    if num_gpus:
+        return 1 if launcher.gpus_per_job == "all" else max(1, num_gpus // launcher.gpus_per_job)
+    return max(1, min(_MAX_LOCAL_JOBS, (os.cpu_count() or 1) // (launcher.processes * (launcher.threads or 1))))
+
+
+def _die_with_parent() -> None:
+    """The engine must not go on starting jobs when the run is killed (Linux: PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+@contextmanager
+def _stopping() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying of them."""
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch_over(
+    engine: subprocess.Popen[bytes],
+    layout: Layout,
+    options: Options,
+    watch: Callable[[Layout], None],
+    stop: list[int],
+) -> None:
+    while engine.poll() is None:
+        watch(layout)
+        if stop:
+            _stop(engine, layout, options, stop)
+            return
+        try:
+            engine.wait(timeout=0.3)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _stop(engine: subprocess.Popen[bytes], layout: Layout, options: Options, stop: list[int]) -> None:
+    """End the engine and, here, its jobs, which save what they can."""
+    if options.profile:
+        engine.send_signal(signal.SIGINT)  # it cancels what it has submitted
+        engine.wait()
+        return
+    logger.warning("stopping: running jobs save what they can (a second Ctrl-C does not wait for them)")
+    (layout.engine / STOP_FILE).touch()
+    engine.kill()
+    engine.wait()
+    names = [job["name"] for job in read_object(layout.jobs)["jobs"]]
+    wait_until(lambda: len(stop) > 1 or not any(is_locked(layout.lock(name)) for name in names), 600)

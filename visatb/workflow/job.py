@@ -1,0 +1,87 @@
+"""One job of the workflow: `python -m visatb.workflow.job WORKDIR NAME` does what is left of it.
+
+A job is a row of steps. Each step is noted when it begins and when it is done, under its key; a step done under the
+present key is not done again, one begun under it goes on from where it was, and what another key left is removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.core import EvaluationError
+from llava.data.errors import DataError
+from visatb.experiment import load_experiment
+from visatb.graph import jobs
+from visatb.layout import Layout
+from visatb.workflow import devices
+from visatb.workflow.context import Context
+from visatb.workflow.process import StepError, StoppedError, Stopper, is_alive, kill_tagged
+from visatb.workflow.state import Steps, locked, mark_done, read_object
+from visatb.workflow.steps import STEPS
+from visatb.yaml_lines import ExperimentError
+
+logger = logging.getLogger("visatb.job")
+
+STOP_FILE = "stop"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; returns 0, 1 where a step failed, 2 for bad input, 143 where it was stopped."""
+    workdir, name = sys.argv[1:] if argv is None else argv
+    layout = Layout(Path(workdir).resolve())
+    layout.log(name).parent.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        filename=layout.log(name), format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S", level=logging.INFO
+    )
+    plan = read_object(layout.jobs)
+    stop = Stopper(lambda: _run_is_gone(layout, plan))
+    stop.install()
+    try:
+        with locked(layout.lock(name), wait=True):
+            _work(layout, name, plan, stop)
+    except StoppedError:
+        logger.warning("stopped; the next run goes on from here")
+        return 143
+    except (ExperimentError, DataError, EvaluationError) as error:
+        logger.error("error: %s", error)
+        return 2
+    except StepError as error:
+        logger.error("failed: %s", error)
+        return 1
+    return 0
+
+
+def _work(layout: Layout, name: str, plan: dict[str, Any], stop: Stopper) -> None:
+    experiment = load_experiment(layout.experiment)
+    job = next(job for job in jobs(experiment) if job.name == name)
+    tag = f"{plan['id']}/{name}"
+    if left := kill_tagged(tag):
+        logger.warning("%d processes of an earlier run that was killed are ended", left)
+    context = Context(experiment, layout, job, Steps(layout, name), stop, tag)
+    keys: dict[str, str] = plan["keys"][name]
+    needs_gpus = job.model is not None and not all(context.steps.done(step, key) for step, key in keys.items())
+    count = experiment.launcher.gpus_per_job if needs_gpus else 0
+    started = time.time()
+    with devices.taken(sys.maxsize if count == "all" else count, stop) as context.gpus:
+        for step, key in keys.items():
+            do = STEPS[step.partition(" ")[0]]
+            do(context, step, key, keys)
+    mark_done(layout, name, keys, time.time() - started)
+    logger.info("done")
+
+
+def _run_is_gone(layout: Layout, plan: dict[str, Any]) -> bool:
+    """Whether the local run that started this job was stopped, or killed."""
+    pid = plan.get("pid")
+    if pid is None:
+        return False  # a scheduler's job lives without the run that submitted it
+    return (layout.engine / STOP_FILE).exists() or not is_alive(pid, plan["created"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Running a stage's command so that nothing of it is left behind, whatever is killed.
+
+Every process of a job carries the job's tag in its environment. A job that starts ends what an earlier one, killed
+with -9, has left running; and a job whose run is gone ends its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+TAG = "VISATB_JOB_TAG"
+PATIENCE = 300.0  # seconds that a command gets to save a checkpoint after SIGTERM
+_POLL = 0.2
+
+
+class StepError(Exception):
+    """A step failed; the message says what to do."""
+
+
+class StoppedError(Exception):
+    """The job was asked to stop."""
+
+
+class Stopper:
+    """Whether this job is to stop: by a signal, by `also` (asked now and then), or because its run is gone."""
+
+    def __init__(self, also: Callable[[], bool] = lambda: False) -> None:
+        self.requested = False
+        self.also = also
+
+    def install(self) -> None:
+        """Take SIGTERM, SIGINT and SIGHUP as requests."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        self.requested = self.requested or self.also()
+        return self.requested
+
+
+def run(command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path, stop: Stopper) -> None:
+    """Run a command to its end, its output appended to `log`.
+
+    Raises:
+        StoppedError: it was ended (by SIGTERM first, so that it can save a checkpoint) because `stop` says so.
+        StepError: it failed.
+    """
+    with open(log, "ab") as output:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            cwd=folder,
+            start_new_session=True,  # a Ctrl-C is for us; the command gets SIGTERM
+        )
+    while True:
+        try:
+            code = child.wait(timeout=_POLL)
+            break
+        except subprocess.TimeoutExpired:
+            if stop():
+                _end(child, environment[TAG])
+                raise StoppedError from None
+    if stop():
+        raise StoppedError
+    if code:
+        raise StepError(f"{' '.join(command[:4])} … ended with exit code {code}:\n{tail(log)}")
+
+
+def _end(child: subprocess.Popen[bytes], tag: str) -> None:
+    child.terminate()
+    try:
+        child.wait(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        logger.warning("the command does not end within %d s: killed", PATIENCE)
+    kill_tagged(tag)
+    child.wait()
+
+
+def kill_tagged(tag: str) -> int:
+    """Kill this user's processes that carry the tag; returns how many there were."""
+    killed = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(TAG) == tag:
+                process.kill()
+                killed.append(process)
+        except (psutil.Error, OSError):
+            continue  # gone, or another user's
+    psutil.wait_procs(killed, timeout=30)
+    return len(killed)
+
+
+def is_alive(pid: int, created: float) -> bool:
+    """Whether the process of this number and time of creation is still there."""
+    try:
+        process = psutil.Process(pid)
+        return bool(abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def tail(log: Path, lines: int = 15, reach: int = 1 << 15) -> str:
+    """The last lines of a log, progress bars reduced to their last state."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - reach))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    shown = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")]
+    return "\n".join([line for line in shown if line.strip()][-lines:])
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for a condition; returns whether it came true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL)
+    return True

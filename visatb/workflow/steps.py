@@ -1,0 +1,211 @@
+"""What each step of a job does. A step is called for every job that has it, and finds out itself whether it is done."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from eval.core import Column, Evaluation, Sample, Scored, identify, read_answers, write_json
+from eval.metrics import load_metric
+from visatb import commands
+from visatb.graph import ModelJob, models
+from visatb.subsets import write_subsets
+from visatb.workflow.context import Context
+from visatb.workflow.results import write_cost, write_results
+from visatb.workflow.state import read_object
+
+logger = logging.getLogger("visatb.job")
+
+WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
+Keys = dict[str, str]
+
+
+@contextmanager
+def _noted(context: Context, step: str, key: str) -> Iterator[None]:
+    """Note the step as begun, and at the end as done or broken off."""
+    context.steps.begin(step, key, context.layout.log(context.job.name).stat().st_size)
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        context.steps.end(step, done)
+
+
+def _simple(do: Callable[[Context], None]) -> Callable[[Context, str, str, Keys], None]:
+    """A step that is done in one go."""
+
+    def step_of_its_own(context: Context, step: str, key: str, keys: Keys) -> None:
+        if not context.steps.done(step, key):
+            with _noted(context, step, key):
+                do(context)
+
+    return step_of_its_own
+
+
+def train(context: Context, step: str, key: str, keys: Keys) -> None:
+    """Train a model, or go on with it; nothing where its weights are there, or nothing asks for them any more."""
+    model = _model(context)
+    folder = context.layout.model(model.name)
+    wanted = not all(context.steps.done(name, other) for name, other in keys.items() if name.startswith("answer"))
+    trained = context.steps.done(step, key)
+    if trained and (has_weights(folder) or not wanted or not model.data):
+        tidy(context, model)
+        return
+    if trained or not context.steps.begun(step, key):
+        shutil.rmtree(folder, ignore_errors=True)
+    with _noted(context, step, key):
+        if model.data:
+            listing = read_object(context.layout.subsets)
+            launch = context.launch
+            arguments = commands.train_arguments(context.experiment, context.layout, model, listing, launch)
+            context.run("llava.train.train", arguments, launch)
+        elif context.experiment.model.vision_tower or context.experiment.model.projector:
+            arguments = [*commands.model_arguments(context.experiment), "--output_dir", str(folder)]
+            context.run("visatb.workflow.base", arguments)
+    tidy(context, model)
+
+
+def answer(context: Context, step: str, key: str, keys: Keys) -> None:
+    """Answer a split's questions."""
+    model, split = _model(context), step.partition(" ")[2]
+    if context.steps.done(step, key):
+        return
+    if not context.steps.begun(step, key):
+        shutil.rmtree(context.layout.answer_folder(split, model.name), ignore_errors=True)
+    listing = read_object(context.layout.subsets)
+    folder = context.layout.model(model.name)
+    checkpoint = str(folder) if folder.is_dir() else context.experiment.model.path
+    with _noted(context, step, key):
+        arguments = commands.answer_arguments(context.experiment, context.layout, model, split, listing, checkpoint)
+        context.run("inference_visatb", arguments, context.launch)
+
+
+def score(context: Context, step: str, key: str, keys: Keys) -> None:
+    """Score a split's answers by each task's metrics; then let go of weights that nothing needs any more."""
+    model, split = _model(context), step.partition(" ")[2]
+    if not context.steps.done(step, key):
+        with _noted(context, step, key):
+            questions = read_object(context.layout.subsets)["questions"][split]
+            for task in getattr(model, split):
+                if not (split == "test" and context.experiment.tasks[task].score):
+                    score_task(context, model.name, split, task, Path(questions[task]["file"]))
+    answered = all(context.steps.done(name, other) for name, other in keys.items() if name.startswith("answer"))
+    if answered and droppable(context, model):
+        drop_weights(context.layout.model(model.name))
+
+
+def score_task(context: Context, model: str, split: str, task: str, questions: Path) -> None:
+    """Write a task's score file and its per-sample scores."""
+    layout = context.layout
+    path = layout.answers(split, model, questions)
+    samples = read_answers(path)
+    identity = identify(path, samples, task=task, model=model, split=split)
+    scored = [load_metric(metric).score(samples) for metric in context.experiment.tasks[task].metric]
+    evaluation = Evaluation(samples, _joined(samples, scored), identity)
+    write_json(layout.per_sample(split, task, model), evaluation.per_sample_file())
+    write_json(layout.score(split, task, model), evaluation.score_file())
+
+
+def _joined(samples: list[Sample], scored: list[Scored]) -> Scored:
+    """The columns of all metrics; an answer that the first one cannot read is malformed."""
+    columns: list[Column] = [column for one in scored for column in one.columns]
+    return Scored(columns, scored[0].malformed)
+
+
+def weights(context: Context) -> None:
+    """Collect the validation scores and compute λ."""
+    layout, experiment = context.layout, context.experiment
+    remove_stale_scores(context, "val")
+    groups = layout.data / "groups.json" if experiment.groups else None
+    if groups is not None:
+        write_json(groups, experiment.groups)
+    arguments = commands.weighting_arguments(experiment, layout, None if groups is None else str(groups))
+    context.run("weighting_visatb", arguments)
+    layout.weights.with_name("weights.matrix.json").replace(layout.matrix)
+
+
+def results(context: Context) -> None:
+    """Put the test figures of all methods together, and what each model took."""
+    remove_stale_scores(context, "test")
+    write_results(context.experiment, context.layout)
+    write_cost(context.experiment, context.layout)
+
+
+def remove_stale_scores(context: Context, split: str) -> None:
+    """Remove scores that other settings left: of models or tasks that the experiment no longer has."""
+    layout = context.layout
+    wanted = {
+        path
+        for model in models(context.experiment)
+        for task in getattr(model, split)
+        for path in (layout.score(split, task, model.name), layout.per_sample(split, task, model.name))
+    }
+    for path in (layout.root / "scores" / split).glob("*.json"):
+        if path not in wanted:
+            path.unlink()
+
+
+def report(context: Context) -> None:
+    """Make the report."""
+    context.run("visatb.report", [str(context.layout.root)])
+
+
+def check(context: Context) -> None:
+    """Check all data and settings before anything is trained."""
+    context.run("visatb.validate", [str(context.layout.experiment), "--workdir", str(context.layout.root)])
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a finished model's weights are in the folder."""
+    return any(True for pattern in WEIGHT_FILES for _ in folder.glob(pattern))
+
+
+def droppable(context: Context, model: ModelJob) -> bool:
+    """Whether a model's weights go once it has answered: proxies' and STL's, unless they are to be kept."""
+    if model.stage not in ("proxies", "stl", "base") or context.experiment.keep_proxies != "none":
+        return False
+    # Where a test score comes from outside and nothing was answered here, somebody else will ask the model.
+    stl = model.name.startswith("STL:")
+    return not (stl and not model.test)
+
+
+def drop_weights(folder: Path) -> None:
+    """Remove a model's weights; its cards and logs stay."""
+    for pattern in WEIGHT_FILES:
+        for file in folder.glob(pattern):
+            file.unlink()
+    for name in ("base_model",):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def tidy(context: Context, model: ModelJob) -> None:
+    """Remove a finished training's checkpoints; of those that are to be kept, the optimizer's state."""
+    folder = context.layout.model(model.name)
+    for checkpoint in folder.glob("checkpoint-*"):
+        if context.experiment.keep_proxies != "all":
+            shutil.rmtree(checkpoint)
+            continue
+        for state in [*checkpoint.glob("global_step*"), *checkpoint.glob("optimizer*"), *checkpoint.glob("*_states*")]:
+            shutil.rmtree(state) if state.is_dir() else state.unlink()
+
+
+def _model(context: Context) -> ModelJob:
+    assert context.job.model is not None
+    return context.job.model
+
+
+STEPS: dict[str, Callable[[Context, str, str, Keys], None]] = {
+    "check": _simple(check),
+    "subsets": _simple(lambda context: write_subsets(context.experiment, context.layout)),
+    "train": train,
+    "answer": answer,
+    "score": score,
+    "weights": _simple(weights),
+    "results": _simple(results),
+    "report": _simple(report),
+}
+"""What does a step, by the first word of its name."""
