@@ -13,6 +13,7 @@ from llava.data import images as images_module
 from llava.data.errors import REASONS, DataError
 from llava.data.index import copy_problems
 from llava.data.store import PROBLEMS_FILE, SampleStore, read_summary
+from llava.data.work import IndexSettings, run_batches
 from tests.data.world import index, llava_processor, qwen_processor, record, save_image, write_json
 
 
@@ -386,3 +387,12 @@ def test_reading_holds_one_record_at_a_time(tmp_path, lines):
     count, kilobytes = map(int, output.split())
     assert count == 10_001
     assert kilobytes < 12_000
+
+
+def test_bytes_of_progress_add_up(folder, llava, monkeypatch):
+    monkeypatch.setattr("llava.data.work._RECORDS_PER_BATCH", 2)
+    paths = [write_json(folder / "1.jsonl", [GOOD] * 5, lines=True), write_json(folder / "2.json", [GOOD] * 4)]
+    settings = IndexSettings(str(folder / "images"), None, "v1", 256, llava, (None, None))
+    read = [result.num_bytes for result in run_batches(paths, settings, 0, 1)]
+    assert sum(read) == sum(path.stat().st_size for path in paths)
+    assert min(read) >= 0
