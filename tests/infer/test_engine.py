@@ -169,11 +169,11 @@ def test_a_row_that_ends_early_does_not_disturb_the_others(load):
     longest = answers(model, processor, requests, batch_size=1, max_new_tokens=30)
     end = processor.tokenizer.eos_token_id
 
-    def favour(_, __, logits):
-        logits[..., end] += 3.0
+    def end_some(_, __, logits):
+        logits[..., end] += 1e4 * (logits.argmax(-1) % 7 == 0)
         return logits
 
-    model.lm_head.register_forward_hook(favour)
+    model.lm_head.register_forward_hook(end_some)
     single = answers(model, processor, requests, batch_size=1, max_new_tokens=30)
     assert single != longest
     assert len({len(answer) for answer in single.values()}) > 2
