@@ -7,10 +7,7 @@ validation split is halved at random (paper, Appendix A).
 from __future__ import annotations
 
 import argparse
-import base64
-import binascii
 import hashlib
-import io
 import logging
 import os
 import re
@@ -20,9 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from visatb.prepare.benchmark import Benchmark
+from visatb.prepare.embedded import image_bytes, image_ending
 from visatb.prepare.files import records, text
 from visatb.prepare.output import IMAGES, Output, count, pick
 from visatb.prepare.source import PrepareError, Record
@@ -52,7 +49,6 @@ FOLDERS = {
 _ENDINGS = (".jsonl", ".json", ".parquet")
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 _IMAGE_FIELDS = ("image_base64_str", "image_str", "images", "image")
-_FORMATS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
 _ROWS = 16  # of a parquet batch; with images, a row can take megabytes
 _DEPTH = 5
 
@@ -187,9 +183,9 @@ def _contents(entry: dict[str, Any]) -> list[Any]:
 
 def _store(content: Any, images: Path, task: str) -> str:
     """Write an image under its hash; returns its path, which is not there if the content is no image."""
-    raw = _bytes(content)
+    raw = image_bytes(content)
     name = hashlib.sha1(raw, usedforsecurity=False).hexdigest()
-    ending = _ending(raw)
+    ending = image_ending(raw)
     if ending is None:
         return f"{task}/unreadable-{name[:12]}"
     path = f"{task}/{name[:2]}/{name}.{ending}"
@@ -198,23 +194,3 @@ def _store(content: Any, images: Path, task: str) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(raw)
     return path
-
-
-def _bytes(content: Any) -> bytes:
-    if isinstance(content, dict):
-        content = content.get("bytes")
-    if isinstance(content, bytes):
-        return content
-    try:
-        encoded = str(content or "")
-        return base64.b64decode(encoded.partition(",")[2] if encoded.startswith("data:") else encoded, validate=False)
-    except (binascii.Error, ValueError):
-        return b""
-
-
-def _ending(raw: bytes) -> str | None:
-    try:
-        with Image.open(io.BytesIO(raw)) as image:
-            return _FORMATS.get(image.format or "")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None

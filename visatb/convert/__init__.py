@@ -1,0 +1,1 @@
+"""Instruction data between LLaVA's JSON, messages, parquet with images, and other trainers' weighted forms."""

@@ -1,0 +1,139 @@
+"""`visatb convert`: instruction data from one form into another, streaming, whole or not at all (docs/data.md)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava.data.errors import DataError
+from llava.data.records import read_records, record_name
+from visatb.convert import forms
+from visatb.convert.forms import Record
+from visatb.records import write_records
+
+logger = logging.getLogger(__name__)
+
+FORMATS = ("llava", "messages", "parquet", "ms-swift", "llama-factory")
+_WEIGHTED = ("ms-swift", "llama-factory")
+_WARNING = (
+    "%s does not train with the loss of VisATB: it multiplies each token's loss by λ, too, but normalises otherwise, "
+    "not by the Σλ of the whole optimizer step. Divided by a count of tokens, λ also changes the step's size; divided "
+    "by the weights of a micro-batch, λ cancels where that holds one task. Results will differ from `visatb train`."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit code 2 for bad input."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = _parser().parse_args(argv)
+    try:
+        number = convert(args.input, args.output, args.to, args.image_folder, args.weights, args.task)
+    except (DataError, OSError) as error:
+        sys.stderr.write(f"visatb convert: {error}\n")
+        return 2
+    sys.stdout.write(f"{args.output}: {number} records\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="visatb convert", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "input", type=Path, help="LLaVA JSON, messages (JSON or JSONL), or parquet: told apart by content"
+    )
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--to", choices=FORMATS, required=True)
+    parser.add_argument("--image_folder", type=Path, help="what image paths are relative to; parquet's images go there")
+    parser.add_argument("--weights", type=Path, help="weights file, for ms-swift and llama-factory")
+    parser.add_argument("--task", help="the task (channel) of records that name none")
+    return parser
+
+
+def convert(
+    source: Path,
+    target: Path,
+    to: str,
+    images: Path | None = None,
+    weights: Path | None = None,
+    task: str | None = None,
+) -> int:
+    """Convert a file; returns the number of records.
+
+    Raises:
+        DataError: arguments that do not fit, or a record that the form cannot hold, named with its file.
+    """
+    if (weights is None) == (to in _WEIGHTED):
+        raise DataError(f"--weights goes with --to {' and '.join(_WEIGHTED)}, and they need it")
+    if target.exists() and target.resolve() == source.resolve():
+        raise DataError("input and output are one file")
+    records = _with_task(read(source, images), task)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if to == "llava":
+        return write_records(target, (record for _, record in records))
+    if to == "messages":
+        return write_lines(target, (forms.to_messages(record, name) for name, record in records))
+    if to == "parquet":
+        from visatb.convert.tables import write_table
+
+        return write_table(target, records, images)
+    assert weights is not None
+    logger.warning(_WARNING, to)
+    weigh = forms.to_swift if to == "ms-swift" else forms.to_llama_factory
+    given = read_weights(weights)
+    weighted = ((name, record, forms.task_weight(record, given, name)) for name, record in records)
+    return write_lines(target, (weigh(record, weight, images, name) for name, record, weight in weighted))
+
+
+def read(source: Path, images: Path | None) -> Iterator[tuple[str, Record]]:
+    """The records of a file of any form in LLaVA's form, one at a time, each with its name."""
+    if source.suffix == ".parquet":
+        from visatb.convert.tables import read_table
+
+        yield from read_table(source, images)
+        return
+    for raw in read_records(source):
+        name = f"{source}, record {record_name(raw.content, raw.position)}"
+        if not isinstance(raw.content, dict):
+            raise DataError(f"{name}: not a record but a {type(raw.content).__name__}")
+        messages = forms.form_of(raw.content, name) == "messages"
+        yield name, forms.from_messages(raw.content, name) if messages else raw.content
+
+
+def _with_task(records: Iterable[tuple[str, Record]], task: str | None) -> Iterator[tuple[str, Record]]:
+    for name, record in records:
+        yield name, {**record, "task": task} if task is not None and record.get("task") is None else record
+
+
+def read_weights(path: Path) -> dict[str, float]:
+    """λ by task from a weights file."""
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        return {str(task): float(weight) for task, weight in content["weights"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} is no weights file ({type(error).__name__}: {error})") from error
+
+
+def write_lines(path: Path, records: Iterable[Record]) -> int:
+    """Write JSONL, one record at a time, whole or not at all; returns how many there are."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    written = 0
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            for record in records:
+                stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+                written += 1
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return written
+
+
+if __name__ == "__main__":
+    sys.exit(main())
