@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("visatb.validate:main", "check an experiment's data and settings before anything is trained"),
     "init": ("visatb.init:main", "write an experiment file for a folder of LLaVA JSON files"),
     "report": ("visatb.report_command:main", "make an experiment's report (again)"),
+    "zeroshot": ("llava.eval.run:main", "answer and score the zero-shot benchmarks"),
     "train": ("llava.train.train:main", "fine-tune a multimodal model under a task-weighting method"),
     "convert": ("visatb.convert.cli:main", "convert data: LLaVA JSON, messages, parquet with images, other trainers"),
     "convert-checkpoint": ("llava.model.convert:main", "convert a checkpoint between LLaVA's and transformers' layout"),

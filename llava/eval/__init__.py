@@ -1,0 +1,1 @@
+"""Zero-shot benchmarks by their official protocols: one file each, one runner (`visatb zeroshot`)."""

@@ -89,7 +89,8 @@ class Generator:
         self.prompts = PromptMaker(processor, template, context_positions(model.config))
         eos = getattr(model.generation_config, "eos_token_id", None)
         self.end = self.prompts.answer_end(eos)
-        model.generation_config = GenerationConfig()  # transformers would fill our unset values from it
+        # transformers would fill our unset values from it; a later generator on this model looks for its end tokens
+        model.generation_config = GenerationConfig(eos_token_id=eos)
         real = family_of(model.config).real_vocab_size(model.config) or len(processor.tokenizer)
         self._logits = LogitsProcessorList([_TextOnly(real, processor.image_token_id)])
         self._limit: int | None = None  # rows that once proved too many are not tried again

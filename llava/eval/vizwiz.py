@@ -1,0 +1,38 @@
+"""VizWiz-VQA, test set: answers for the challenge's server.
+
+Files: `vizwiz/test.json` (or LLaVA's `vizwiz/llava_test.jsonl`), `vizwiz/test/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava.eval.benchmark import SHORT_ANSWER, Benchmark, Questions, Record, Submission, make_record, prediction
+from llava.eval.files import find, read_rows
+from llava.eval.vqa import normalize
+
+UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."
+
+
+class VizWiz(Benchmark):
+    """The server scores."""
+
+    name = "vizwiz"
+    title = "VizWiz"
+
+    def questions(self, data: Path, unpacked: Path) -> Questions:
+        """In the file's order; many questions cannot be answered, and the prompt says what to say then."""
+        path = find(data, "vizwiz/test.json", "vizwiz/llava_test.jsonl", what="VizWiz's test questions")
+        images = find(data, "vizwiz/test", what="VizWiz's test images")
+        instruction = f"\n{UNANSWERABLE}\n{SHORT_ANSWER}"
+        if path.suffix == ".json":
+            pairs = [(row["image"], row["question"] + instruction) for row in read_rows(path, "image", "question")]
+        else:
+            pairs = [(row["image"], row["text"]) for row in read_rows(path, "image", "text")]
+        return Questions([make_record(self.name, image, prompt, image) for image, prompt in pairs], images)
+
+    def submission(self, answers: Sequence[Record], data: Path) -> Submission:
+        """Normalised answers by image."""
+        rows = [{"image": answer["image"], "answer": normalize(prediction(answer))} for answer in answers]
+        return Submission(".json", rows)
