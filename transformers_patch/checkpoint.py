@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -28,6 +30,20 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return steps[max(steps)] if steps else None
 
 
+def load_whole(model_class: type[PreTrainedModel], folder: str | os.PathLike[str], **options: Any) -> PreTrainedModel:
+    """`from_pretrained`, which gives weights that `folder` lacks random values and only warns, made to fail then.
+
+    Raises:
+        ValueError: the checkpoint lacks weights of the model, or has them in another shape.
+    """
+    model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
+    missing = sorted({str(key) for key in info["missing_keys"]} | {str(key) for key in info["mismatched_keys"]})
+    if missing:
+        some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise ValueError(f"{folder} is not a whole {model_class.__name__}: {len(missing)} weights do not fit ({some})")
+    return model
+
+
 def load_full_model(
     model: nn.Module, checkpoint: str, load_model: Callable[[str], PreTrainedModel] | None = None
 ) -> None:
@@ -37,8 +53,8 @@ def load_full_model(
         load_model: folder → model; None takes `from_pretrained` of the model's class.
 
     Raises:
-        RuntimeError: a weight is missing, left over or of another shape.
+        ValueError, RuntimeError: a weight is missing, left over or of another shape.
     """
     assert isinstance(model, PreTrainedModel)
-    saved = load_model(checkpoint) if load_model else type(model).from_pretrained(checkpoint, dtype=model.dtype)
+    saved = load_model(checkpoint) if load_model else load_whole(type(model), checkpoint, dtype=model.dtype)
     model.load_state_dict(saved.state_dict(), strict=True)

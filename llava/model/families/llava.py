@@ -23,6 +23,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from llava.model.family import Family, Processor, saved_template
 from llava.model.projector import projector_for, vision_of
+from transformers_patch.checkpoint import load_whole
 
 IMAGE_TOKEN = "<image>"
 
@@ -106,7 +107,8 @@ class LlavaFamily(Family):
     ) -> PreTrainedModel:
         config = LlavaConfig.from_pretrained(path)
         with projector_for(config):
-            return LlavaForConditionalGeneration.from_pretrained(
+            return load_whole(
+                LlavaForConditionalGeneration,
                 path,
                 config=config,
                 dtype=dtype,

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from llava.model.family import Family, Processor, saved_template
+from transformers_patch.checkpoint import load_whole
 
 IMAGE_PAD = "<|image_pad|>"
 
@@ -107,7 +108,8 @@ class Qwen2VLFamily(Family):
         quantization_config: Any = None,
         **kwargs: Any,
     ) -> PreTrainedModel:
-        return self.model_class.from_pretrained(
+        return load_whole(
+            self.model_class,
             path,
             dtype=dtype,
             attn_implementation=attn_implementation,
