@@ -63,7 +63,7 @@ class Estimate:
         if price:
             low = self.input_tokens * price[0] / 1e6
             most = "" if self.output_tokens is None else f" to {low + self.output_tokens * price[1] / 1e6:.2f}"
-            lines.append(f"price: {low:.2f}{most} dollars, and as much again for each verdict asked for again")
+            lines.append(f"price: {low:.2f}{most} dollars, and more for each verdict that must be asked for again")
         return "\n".join(lines)
 
 

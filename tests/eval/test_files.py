@@ -208,10 +208,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, capsys, monkeypatch):
     assert files(tmp_path) == [path.name]
 
 
-def test_the_judge_says_that_it_is_missing_or_loads():
-    import importlib.util
-
-    if importlib.util.find_spec("eval.judge"):
-        pytest.skip("the judge is installed")
-    with pytest.raises(eval.core.EvaluationError, match=r"metric 'judge': its engine \(eval\.judge\)"):
+def test_a_metric_whose_engine_is_missing_says_so(monkeypatch):
+    monkeypatch.setitem(eval.metrics.METRICS, "judge", "eval.not_there:JudgeMetric")
+    with pytest.raises(eval.core.EvaluationError, match=r"metric 'judge': its engine \(eval\.not_there\)"):
         eval.metrics.load_metric("judge")
