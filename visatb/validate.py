@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SLOW_METRICS = ("cider", "cider_ptb", "judge")  # any text is a truth to them
+_SLOW_METRICS = ("cider", "cider_ptb", "judge", "mmvet")  # any text is a truth to them; judges would be paid for it
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,6 +22,7 @@ METRICS = {
     "mean_iou": "mean IoU",
     "gleu": "GLEU",
     "judge": "judged",
+    "mmvet": "judged",
 }
 FRACTIONS = ("em", "iou@0.5", "mean_iou", "gleu")  # shown in percent
 
