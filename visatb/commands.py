@@ -18,21 +18,40 @@ LARGEST_MICRO_BATCH = 16
 
 
 @dataclass(frozen=True)
+class Command:
+    """A module of ours to be run: alone in a process, or in several by a launcher."""
+
+    module: str
+    arguments: Sequence[str]
+    launcher: Sequence[str] = ()
+
+    @property
+    def alone(self) -> bool:
+        """Whether it runs in one process, without a launcher."""
+        return not self.launcher
+
+    @property
+    def words(self) -> list[str]:
+        """What a user could type."""
+        return [sys.executable, "-m", *self.launcher, self.module, *self.arguments]
+
+
+@dataclass(frozen=True)
 class Launch:
     """How processes are started: how many, and by what where there are several."""
 
     processes: int = 1
     kind: str = "torchrun"
 
-    def command(self, module: str, arguments: Sequence[str]) -> list[str]:
+    def command(self, module: str, arguments: Sequence[str]) -> Command:
         """The command that runs a module in all processes."""
         if self.kind == "deepspeed" and module != "inference_visatb":
-            start = ["deepspeed.launcher.runner", "--num_gpus", str(self.processes), "--module"]
+            launcher = ["deepspeed.launcher.runner", "--num_gpus", str(self.processes), "--module"]
         elif self.processes > 1:
-            start = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(self.processes), "--module"]
+            launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(self.processes), "--module"]
         else:
-            start = []
-        return [sys.executable, "-m", *start, module, *arguments]
+            launcher = []
+        return Command(module, arguments, launcher)
 
 
 def batch_split(experiment: Experiment, arguments: Mapping[str, Argument], processes: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from llava.data.errors import DataError
 from visatb.experiment import load_experiment
@@ -34,8 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         sys.stdout.write(json.dumps(dataclasses.asdict(plan), indent=1, ensure_ascii=False) + "\n")
     else:
-        show(plan, Console())
+        show(plan, plain_console())
     return 0
+
+
+def plain_console(stderr: bool = False) -> Console:
+    """A console that shows names as they are (`plus_mini:chart:` holds no emoji)."""
+    return Console(stderr=stderr, emoji=False, markup=False, highlight=False)
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -43,9 +49,9 @@ def show(plan: Plan, console: Console) -> None:
     console.print(_model_table(plan))
     console.print(_form_table(plan))
     for text in plan.advice:
-        console.print(f"[yellow]advice:[/yellow] {text}", highlight=False)
+        console.print(Text.assemble(("advice: ", "yellow"), text))
     for text in plan.notes:
-        console.print(f"note: {text}", highlight=False)
+        console.print(f"note: {text}")
 
 
 def _model_table(plan: Plan) -> Table:

@@ -19,7 +19,7 @@ from visatb.experiment import load_experiment
 from visatb.graph import jobs
 from visatb.keys import compute
 from visatb.layout import Layout
-from visatb.plan_command import duration
+from visatb.plan_command import duration, plain_console
 from visatb.status import JobStatus, read_status, render
 from visatb.workflow.engine import Options, Outcome, RefusedError, run_experiment
 from visatb.workflow.state import outstanding
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     workdir = arguments.workdir or default_workdir(arguments.experiment)
     gpus = None if arguments.gpus is None else [name for name in arguments.gpus.split(",") if name]
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     try:
         if arguments.dry_run:
             _list_jobs(arguments.experiment, workdir)
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         started = time.monotonic()
         with _watching(console) as watch:
             outcome = run_experiment(
-                arguments.experiment, workdir, Options(arguments.jobs, gpus, arguments.profile), watch
+                arguments.experiment, workdir, Options(arguments.jobs, gpus, arguments.profile, arguments.cold), watch
             )
     except (ExperimentError, DataError, EvaluationError, RefusedError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         "--gpus", metavar="LIST", help="GPUs to use, as 0,1,2 (default: all that are visible; '': none)"
     )
     parser.add_argument("--profile", metavar="DIR", help="scheduler profile, such as scripts_visatb/slurm")
+    parser.add_argument("--cold", action="store_true", help="on a CPU, too, start each command in a new interpreter")
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="list the jobs that are left")
     return parser
 
@@ -129,7 +130,7 @@ class _Lines:
 def _end(outcome: Outcome, layout: Layout, console: Console, seconds: float) -> int:
     if outcome.finished:
         console.print(render(read_status(layout.root)))
-        console.print(f"finished in {duration(seconds)}", highlight=False)
+        console.print(f"finished in {duration(seconds)}")
         sys.stdout.write(f"{layout.report}\n")
         return 0
     if outcome.stopped:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +21,7 @@ from visatb.experiment import load_experiment
 from visatb.graph import Job, jobs
 from visatb.layout import Layout
 from visatb.plan import weight_advice
-from visatb.plan_command import duration
+from visatb.plan_command import duration, plain_console
 from visatb.workflow.state import Steps, is_done, is_locked, read_object
 from visatb.yaml_lines import ExperimentError
 
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("workdir", type=Path, metavar="WORKDIR")
     parser.add_argument("--once", action="store_true", help="show it once, also while it runs")
     arguments = parser.parse_args(argv)
-    console = Console()
+    console = plain_console()
     try:
         status = read_status(arguments.workdir)
         if arguments.once or not status.running or not console.is_terminal:

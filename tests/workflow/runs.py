@@ -23,7 +23,16 @@ class Run:
         self.environment = {**os.environ, "PYTHONPATH": path, "STAND_IN_CALLS": str(self.calls_file), **environment}
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "visatb.run", str(self.experiment), "--workdir", str(self.workdir), *words]
+        return [
+            sys.executable,
+            "-m",
+            "visatb.run",
+            str(self.experiment),
+            "--workdir",
+            str(self.workdir),
+            "--cold",
+            *words,
+        ]
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -80,7 +80,8 @@ def answer(words: list[str]) -> int:
         for place, record in enumerate(records):
             right = (place + 0.5) / len(records) < share
             turn = record["conversations"][1]
-            turn |= {"generative_value": turn["value"] if right else "?", "generator": arguments.model_name}
+            truth = turn["value"] if isinstance(turn["value"], str) else turn["value"][0]
+            turn |= {"generative_value": truth if right else "?", "generator": arguments.model_name}
         name = f"{file.stem}_{arguments.model_name.replace(':', '-')}.json"
         (arguments.answers_folder / name).write_text(json.dumps(records))
     return 0

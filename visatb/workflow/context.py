@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ class Context:
     def run(self, module: str, arguments: Sequence[str], launch: Launch | None = None) -> None:
         """Run a command of ours in a process (or several) of its own."""
         command = (launch or Launch()).command(module, arguments)
-        logger.info("%s", " ".join(command))
+        logger.info("%s", shlex.join(command.words))
         run(command, self.layout.log(self.job.name), self._environment(), self.layout.engine, self.stop)
 
     def _environment(self) -> dict[str, str]:

@@ -5,12 +5,12 @@ One run at a time per work folder. What a run leaves behind, killed or not, is o
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,15 +24,16 @@ import psutil
 from eval.core import write_json
 from visatb import keys as key_maker
 from visatb.experiment import Experiment, load_experiment
-from visatb.graph import CHECK, SUBSETS, Job, jobs
+from visatb.graph import CHECK, SUBSETS, Job
+from visatb.graph import jobs as all_jobs
 from visatb.keys import Keys
 from visatb.layout import Layout, safe
-from visatb.workflow import devices
+from visatb.workflow import devices, warm
 from visatb.workflow.context import REPOSITORY
 from visatb.workflow.files import write_text
 from visatb.workflow.job import STOP_FILE
-from visatb.workflow.process import tail, wait_until
-from visatb.workflow.state import LockedError, is_done, is_locked, locked, outstanding, read_object
+from visatb.workflow.process import is_alive, tail, wait_until
+from visatb.workflow.state import LockedError, is_done, locked, outstanding, read_object
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Options:
     max_jobs: int | None = None
     gpus: list[str] | None = None
     profile: str | None = None
+    cold: bool = False  # start every command in an interpreter of its own
 
 
 @dataclass
@@ -88,8 +90,8 @@ def _run(experiment: Experiment, layout: Layout, options: Options, watch: Callab
     found = prepare(experiment, layout, options)
     if not found:
         return Outcome(True)
-    with _stopping() as stop:
-        engine = _start(layout, options, experiment)
+    with _stopping() as stop, _warm_server(layout, options, experiment) as environment:
+        engine = _start(layout, options, experiment, environment)
         _watch_over(engine, layout, options, watch, stop)
     watch(layout)
     keys: Keys = read_object(layout.jobs)["keys"]
@@ -110,7 +112,7 @@ def prepare(experiment: Experiment, layout: Layout, options: Options) -> list[Jo
     """Write down the experiment and the jobs that are left; returns them."""
     layout.engine.mkdir(parents=True, exist_ok=True)
     write_text(layout.experiment, experiment.to_yaml())
-    listed = jobs(experiment)
+    listed = all_jobs(experiment)
     keys = key_maker.compute(experiment, layout)
     left = outstanding(layout, listed, keys)
     for job in left:
@@ -152,26 +154,65 @@ def _rule(layout: Layout, job: Job, names: set[str], experiment: Experiment, pla
     }
 
 
-def _start(layout: Layout, options: Options, experiment: Experiment) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(layout.root)]
-    # Our lock keeps other runs out and dies with us; the engine's own would outlive a kill.
-    command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--nocolor"]
+def _environment(options: Options, experiment: Experiment) -> dict[str, str]:
+    """What all processes of a run inherit."""
     environment = dict(os.environ)
     path = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{path}" if path else str(REPOSITORY)
-    environment.pop(devices.OFFERED, None)
+    for name in (devices.OFFERED, warm.ADDRESS):
+        environment.pop(name, None)
+    if options.profile:
+        return environment
+    gpus = _gpus(options)
+    environment[devices.OFFERED] = ",".join(gpus)
+    launcher = experiment.launcher
+    if launcher.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(launcher.threads)
+    elif not gpus and "OMP_NUM_THREADS" not in environment:
+        jobs = options.max_jobs or parallel_jobs(experiment, 0)
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // (jobs * launcher.processes)))
+    return environment
+
+
+def _gpus(options: Options) -> list[str]:
+    return devices.visible_gpus() if options.gpus is None else options.gpus
+
+
+@contextmanager
+def _warm_server(layout: Layout, options: Options, experiment: Experiment) -> Iterator[dict[str, str]]:
+    """The environment of a run; with a server that forks commands where they are single processes on a CPU."""
+    environment = _environment(options, experiment)
+    if options.profile or options.cold or experiment.launcher.processes > 1 or _gpus(options):
+        yield environment
+        return
+    with tempfile.TemporaryDirectory(prefix="visatb-") as folder:
+        address = str(Path(folder) / "warm")
+        server = _spawn([sys.executable, "-m", "visatb.workflow.warm", address], layout, environment)
+        try:
+            if wait_until(lambda: os.path.exists(address) or server.poll() is not None, 60) and server.poll() is None:
+                environment[warm.ADDRESS] = address
+            yield environment
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _start(
+    layout: Layout, options: Options, experiment: Experiment, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(layout.root)]
+    # Our lock keeps other runs out and dies with us; the engine's own would outlive a kill.
+    command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--nocolor"]
     if options.profile:
         command += ["--profile", os.path.abspath(options.profile)]
-        if options.max_jobs:
-            command += ["--jobs", str(options.max_jobs)]
+        command += ["--jobs", str(options.max_jobs)] if options.max_jobs else []
     else:
-        gpus = devices.visible_gpus() if options.gpus is None else options.gpus
-        parallel = options.max_jobs or parallel_jobs(experiment, len(gpus))
-        command += ["--cores", str(parallel)]
-        environment[devices.OFFERED] = ",".join(gpus)
-        if not gpus and experiment.launcher.threads is None and "OMP_NUM_THREADS" not in environment:
-            share = (os.cpu_count() or 1) // (parallel * experiment.launcher.processes)
-            environment["OMP_NUM_THREADS"] = str(max(1, share))
+        command += ["--cores", str(options.max_jobs or parallel_jobs(experiment, len(_gpus(options))))]
+    return _spawn(command, layout, environment)
+
+
+def _spawn(command: list[str], layout: Layout, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process that ends with this one, its output in the engine's log."""
     log = layout.log("engine")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as output:
@@ -183,7 +224,8 @@ def _start(layout: Layout, options: Options, experiment: Experiment) -> subproce
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            # The engine must not go on starting jobs when the run is killed.
+            preexec_fn=lambda: warm.die_with_parent(signal.SIGKILL),
         )
 
 
@@ -193,11 +235,6 @@ def parallel_jobs(experiment: Experiment, num_gpus: int) -> int:
     if num_gpus:
         return 1 if launcher.gpus_per_job == "all" else max(1, num_gpus // launcher.gpus_per_job)
     return max(1, min(_MAX_LOCAL_JOBS, (os.cpu_count() or 1) // (launcher.processes * (launcher.threads or 1))))
-
-
-def _die_with_parent() -> None:
-    """The engine must not go on starting jobs when the run is killed (Linux: PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 @contextmanager
@@ -240,8 +277,8 @@ def _stop(engine: subprocess.Popen[bytes], layout: Layout, options: Options, sto
         engine.wait()
         return
     logger.warning("stopping: running jobs save what they can (a second Ctrl-C does not wait for them)")
+    jobs = [(job.pid, job.create_time()) for job in psutil.Process(engine.pid).children(recursive=True)]
     (layout.engine / STOP_FILE).touch()
     engine.kill()
     engine.wait()
-    names = [job["name"] for job in read_object(layout.jobs)["jobs"]]
-    wait_until(lambda: len(stop) > 1 or not any(is_locked(layout.lock(name)) for name in names), 600)
+    wait_until(lambda: len(stop) > 1 or not any(is_alive(*job) for job in jobs), 600)

@@ -11,11 +11,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO, Protocol
 
 import psutil
+
+from visatb.commands import Command
+from visatb.workflow import warm
 
 logger = logging.getLogger(__name__)
 
@@ -53,43 +57,69 @@ class Stopper:
         return self.requested
 
 
-def run(command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path, stop: Stopper) -> None:
+class Child(Protocol):
+    """A command at work: a process of ours, or a forked one."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
+def run(command: Command, log: Path, environment: Mapping[str, str], folder: Path, stop: Stopper) -> None:
     """Run a command to its end, its output appended to `log`.
 
     Raises:
         StoppedError: it was ended (by SIGTERM first, so that it can save a checkpoint) because `stop` says so.
         StepError: it failed.
     """
+    if stop():
+        raise StoppedError
     with open(log, "ab") as output:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=dict(environment),
-            cwd=folder,
-            start_new_session=True,  # a Ctrl-C is for us; the command gets SIGTERM
-        )
+        child = _start(command, environment, folder, output)
     while True:
         try:
             code = child.wait(timeout=_POLL)
             break
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, TimeoutError):
             if stop():
                 _end(child, environment[TAG])
                 raise StoppedError from None
     if stop():
         raise StoppedError
     if code:
-        raise StepError(f"{' '.join(command[:4])} … ended with exit code {code}:\n{tail(log)}")
+        raise StepError(f"{command.module} ended with exit code {code}:\n{tail(log)}")
 
 
-def _end(child: subprocess.Popen[bytes], tag: str) -> None:
+def _start(command: Command, environment: Mapping[str, str], folder: Path, output: BinaryIO) -> Child:
+    address = os.environ.get(warm.ADDRESS)
+    if address and command.alone and command.module in warm.MODULES:
+        try:
+            return warm.Client(address, command.module, command.arguments, environment, folder, output.fileno())
+        except OSError as error:
+            logger.warning("no forked start (%s): started anew", error)
+    return subprocess.Popen(
+        command.words,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        cwd=folder,
+        start_new_session=True,  # a Ctrl-C is for us; the command gets SIGTERM
+    )
+
+
+def _end(child: Child, tag: str) -> None:
     child.terminate()
     try:
         child.wait(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, TimeoutError):
         logger.warning("the command does not end within %d s: killed", PATIENCE)
+        child.kill()
     kill_tagged(tag)
     child.wait()
 
