@@ -63,10 +63,12 @@ def write_data(folder: Path, num_records: int, num_images: int, seed: int = 0) -
         return record
 
     path = folder / "data.json"
-    with open(path, "w") as file:
+    unfinished = folder / "data.tmp"
+    with open(unfinished, "w") as file:
         for number in range(num_records):
             file.write((",\n" if number else "[") + json.dumps(one(number)))
         file.write("]")
+    os.replace(unfinished, path)
     return path
 
 
@@ -178,22 +180,22 @@ def measure_json(barrier: Any, data: Path) -> dict[str, Any]:
     }
 
 
-def run(records: int, images: int, workers: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        data = write_data(folder, records, images)
-        before = os.getloadavg()[0]
-        [build] = in_fresh_processes(1, measure_build, data, folder, workers)
-        index = sum(path.stat().st_size for path in (folder / "cache").rglob("*") if path.is_file())
-        return {
-            "load_average_before_and_after_build": [round(before, 1), round(os.getloadavg()[0], 1)],
-            "json_mib": round(data.stat().st_size / MIB),
-            "index_mib": round(index / MIB),
-            "build": build,
-            "one_rank": in_fresh_processes(1, measure_rank, data, folder),
-            "two_ranks": in_fresh_processes(2, measure_rank, data, folder),
-            "json_load": in_fresh_processes(1, measure_json, data),
-        }
+def run(folder: Path, records: int, images: int, workers: int) -> dict[str, Any]:
+    data = folder / "data.json"
+    if not data.exists():
+        write_data(folder, records, images)
+    before = os.getloadavg()[0]
+    [build] = in_fresh_processes(1, measure_build, data, folder, workers)
+    index = sum(path.stat().st_size for path in (folder / "cache").rglob("*") if path.is_file())
+    return {
+        "load_average_before_and_after_build": [round(before, 1), round(os.getloadavg()[0], 1)],
+        "json_mib": round(data.stat().st_size / MIB),
+        "index_mib": round(index / MIB),
+        "build": build,
+        "one_rank": in_fresh_processes(1, measure_rank, data, folder),
+        "two_ranks": in_fresh_processes(2, measure_rank, data, folder),
+        "json_load": in_fresh_processes(1, measure_json, data),
+    }
 
 
 def main() -> None:
@@ -201,8 +203,11 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=1_200_000)
     parser.add_argument("--images", type=int, default=20_000, help="image files that the records share")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    settings = vars(parser.parse_args())
-    figures = run(**settings)
+    parser.add_argument("--folder", type=Path, help="where data and index are made and left (default: a temporary one)")
+    arguments = parser.parse_args()
+    settings = {"records": arguments.records, "images": arguments.images, "workers": arguments.workers}
+    with tempfile.TemporaryDirectory() as temporary:
+        figures = run(arguments.folder or Path(temporary), **settings)
     used = {
         f"{name}_version": importlib.metadata.version(name) for name in ("pyarrow", "ijson", "tokenizers", "pillow")
     }
