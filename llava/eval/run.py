@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from llava.data.errors import DataError
 from llava.eval.benchmark import Benchmark, Record, Submission
-from llava.eval.files import MissingDataError, read_json
+from llava.eval.files import MissingDataError, read_json, write_bytes
 from llava.eval.registry import BENCHMARKS
+from llava.eval.submit import as_bytes
 from llava.eval.summary import Summary, compare, comparison_table, read_summaries
 from llava.infer.answers import safe_name, write_json
 
@@ -73,7 +74,9 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, **options: Any) -> None:
         made.add_argument(*dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"]), **options)
 
-    made.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="folder of the model to evaluate")
+    made.add_argument(
+        "checkpoint", nargs="?", metavar="CHECKPOINT", help="model to evaluate: a folder, or a Hugging Face name"
+    )
     add("benchmarks", nargs="+", default=["all"], metavar="NAME", help="names (see --list), or all (default)")
     add("data", type=Path, metavar="DIR", help="folder of all benchmarks' files (LLaVA: playground/data/eval)")
     add("output", type=Path, metavar="DIR", help="answers, scores, summary (default: outputs/zeroshot)")
@@ -218,11 +221,7 @@ def _score(one: Prepared, args: argparse.Namespace, summary: Summary) -> None:
 
 def write_submission(stem: Path, submission: Submission) -> Path:
     """Write the file for a benchmark's server; its path."""
-    from llava.eval.submit import as_bytes
-
     path = stem.with_name(stem.name + submission.suffix)
-    from llava.eval.files import write_bytes
-
     write_bytes(path, as_bytes(submission))
     return path
 

@@ -1,0 +1,188 @@
+"""The forms in which files are published, LLaVA's eval.zip among them, and files that are broken."""
+
+import base64
+import json
+import shutil
+
+import pytest
+
+from llava.data.errors import DataError
+from llava.eval.files import MissingDataError
+from llava.eval.registry import BENCHMARKS
+from llava.eval.run import main
+from tests.zeroshot import mini
+from tests.zeroshot.mini import dump
+
+SHORT = "Answer the question using a single word or phrase."
+
+
+def prompts(name, data, tmp_path):
+    records = BENCHMARKS[name].questions(data, tmp_path / "unpacked").records
+    return [record["conversations"][0]["value"] for record in records]
+
+
+def test_textvqa_prompts_of_llava(tmp_path):
+    mini.textvqa(tmp_path)
+    made = prompts("textvqa", tmp_path, tmp_path)
+    assert made[0] == (
+        f"<image>\nWhat is the brand of this camera?\nReference OCR token: DAKOTA, DIGITAL, Single-Use\n{SHORT}"
+    )
+    (tmp_path / "textvqa" / "TextVQA_Rosetta_OCR_v0.2_val.json").unlink()
+    rows = [
+        {"question_id": "003a8a", "image": "003a8a.jpg", "text": text.removeprefix("<image>\n"), "category": "default"}
+        for text in reversed(made)
+    ]
+    path = dump(tmp_path / "textvqa" / "llava_textvqa_val_v051_ocr.jsonl", rows)
+    assert prompts("textvqa", tmp_path, tmp_path) == made[::-1]
+    records = BENCHMARKS["textvqa"].questions(tmp_path, tmp_path).records
+    assert records[1]["conversations"][1]["value"][0] == "dakota"
+
+    dump(path, [{"question_id": "003a8a", "text": f"Who is it?\n{SHORT}"}])
+    with pytest.raises(DataError, match="'who is it\\?', is not in"):
+        prompts("textvqa", tmp_path, tmp_path)
+
+
+def test_scienceqa_prompts_of_llava(tmp_path):
+    mini.sqa(tmp_path)
+    made = prompts("sqa", tmp_path, tmp_path)
+    assert made[2] == (
+        "<image>\nContext: People can use the engineering-design process.\nWhich of these could the test show?\n"
+        "A. how steady it was\nB. whether it would swing\n"
+        "Answer with the option's letter from the given choices directly."
+    )
+    rows = [
+        {
+            "id": name,
+            "conversations": [{"from": "human", "value": f"Prompt {name}\n<image>"}, {"from": "gpt", "value": "B"}],
+        }
+        for name in ("12", "11", "4")
+    ]
+    path = dump(tmp_path / "scienceqa" / "llava_test_CQM-A.json", rows)
+    assert prompts("sqa", tmp_path, tmp_path) == ["Prompt 4", "<image>\nPrompt 11", "<image>\nPrompt 12"]
+    dump(path, rows[:2])
+    with pytest.raises(DataError, match="no question 4"):
+        prompts("sqa", tmp_path, tmp_path)
+
+
+def test_vqav2_and_vizwiz_of_llava(tmp_path):
+    mini.vqav2(tmp_path)
+    mini.vizwiz(tmp_path)
+    for name, split in (("vqav2", "test-dev2015"), ("vqav2", "test2015"), ("vizwiz", "")):
+        old = tmp_path / name / ("test.json" if name == "vizwiz" else f"v2_OpenEnded_mscoco_{split}_questions.json")
+        content = json.loads(old.read_text())
+        rows = content if name == "vizwiz" else content["questions"]
+        image = "COCO_test2015_000000262144.jpg"
+        tail = f"\nWhen the provided information is insufficient, respond with 'Unanswerable'.\n{SHORT}"
+        lines = [
+            {
+                "question_id": row.get("question_id", row.get("image")),
+                "image": row.get("image", image),
+                "text": row["question"] + (tail if name == "vizwiz" else f"\n{SHORT}"),
+            }
+            for row in rows
+        ]
+        before = BENCHMARKS[name].questions(tmp_path, tmp_path).records
+        old.unlink()
+        new = "llava_test.jsonl" if name == "vizwiz" else f"llava_vqav2_mscoco_{split}.jsonl"
+        dump(tmp_path / name / new, lines)
+        assert BENCHMARKS[name].questions(tmp_path, tmp_path).records == before
+
+
+def test_mmbench_table(tmp_path):
+    mini.mmbench(tmp_path)
+    benchmark = BENCHMARKS["mmbench"]
+    questions = benchmark.questions(tmp_path, tmp_path / "unpacked")
+    first, copy, hinted = questions.records
+    assert first["image"] == copy["image"]  # the copy's cell names the row that holds the image
+    row = mini.mmbench_row(241, "", [], "")
+    assert (questions.image_folder / first["image"]).read_bytes() == base64.b64decode(row["image"])
+    assert hinted["conversations"][0]["value"].split("\n")[:6] == [
+        "<image>",
+        "Read",
+        "this.",
+        "Which is right?",
+        "A. left\tone",
+        'B. the "other"',
+    ]
+    assert list(hinted["options"]) == ["A", "B"]
+    assert "image" not in hinted["row"]
+    [chinese] = BENCHMARKS["mmbench_cn"].questions(tmp_path, tmp_path / "unpacked_cn").records
+    assert (
+        chinese["conversations"][0]["value"] == "<image>\n他是谁？\nA. 安\nB. 鲍勃\n请直接回答选项字母。"
+    )  # no hint nan
+
+
+def test_mmbench_cn_may_lie_in_its_own_folder(tmp_path):
+    mini.mmbench(tmp_path)
+    (tmp_path / "mmbench_cn").mkdir()
+    shutil.move(tmp_path / "mmbench" / "mmbench_dev_cn_20231003.tsv", tmp_path / "mmbench_cn")
+    assert len(prompts("mmbench_cn", tmp_path, tmp_path)) == 1
+
+
+def test_mme_folders_of_both_kinds(tmp_path):
+    mini.mme(tmp_path)
+    records = BENCHMARKS["mme"].questions(tmp_path, tmp_path).records
+    images = {record["category"]: record["image"] for record in records}
+    assert images["artwork"] == "artwork/images/0002.jpg"
+    assert images["OCR"] == "OCR/0002.png"
+    assert [record["conversations"][1]["value"] for record in records] == ["yes", "no"] * 28
+    assert records[0]["conversations"][0]["value"] == (
+        f"<image>\nIs this a existence? Please answer yes or no.\n{SHORT}"
+    )
+
+
+def test_seed_takes_images_only(data, tmp_path):
+    records = BENCHMARKS["seed"].questions(data, tmp_path).records
+    assert [record["id"] for record in records] == ["101669", "101670"]
+    assert records[0]["category"] == "Instances Counting"
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "file", "content", "said"),
+    [
+        (mini.pope, "pope", "pope/coco/coco_pope_popular.json", '{"question_id": 1}\n', "has no image, text, label"),
+        (mini.pope, "pope", "pope/coco/coco_pope_popular.json", '{"question_id": 1, "ima', "coco_pope_popular.json"),
+        (mini.gqa, "gqa", "gqa/data/testdev_balanced_questions.json", '{"1": {', "not valid JSON"),
+        (mini.gqa, "gqa", "gqa/data/testdev_balanced_questions.json", '{"1": {"imageId": "n"}}', "no question, answer"),
+        (mini.seed, "seed", "seed_bench/SEED-Bench.json", '{"questions": []}', "data_type image"),
+        (mini.seed, "seed", "seed_bench/SEED-Bench.json", "[]", "has no questions"),
+        (mini.mmbench, "mmbench", "mmbench/mmbench_dev_20230712.tsv", "index\tquestion\n", "no column A, B, image"),
+        (mini.textvqa, "textvqa", "textvqa/TextVQA_0.5.1_val.json", '{"data": []}', "no list `data`"),
+        (mini.sqa, "sqa", "scienceqa/pid_splits.json", '{"test": ["5"]}', "has no 5"),
+        (mini.mme, "mme", "MME/MME_Benchmark_release_version/OCR/0001.txt", "Is it?\tYes\n", "holds 1 questions"),
+        (mini.mme, "mme", "MME/MME_Benchmark_release_version/OCR/0001.txt", "Is it?\nIs it?\n", "line 1"),
+        (mini.mmvet, "mmvet", "mm-vet/mm-vet.json", '{"v1_0": {"question": "q"}}', "no imagename, answer"),
+        (mini.vqav2, "vqav2", "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json", '{"questions": [3]}', "record 0"),
+        (mini.vizwiz, "vizwiz", "vizwiz/test.json", "", "is empty"),
+        (mini.llava_benches, "llava_bench_wild", "llava-bench-in-the-wild/context.jsonl", '{"image": "2.jpg"}', "001.jpg"),
+        (mini.llava_benches, "llava_bench_coco", "llava-bench-coco/qa90_gpt4_answer.jsonl",
+         '{"question_id": 7, "text": "x"}', "no answer to question 0"),
+    ],
+)  # fmt: skip
+def test_broken_files_are_named(make, name, file, content, said, tmp_path, capsys):
+    make(tmp_path)
+    (tmp_path / file).write_text(content)
+    code = main(["nowhere", "--data", str(tmp_path), "--benchmarks", name, "--output", str(tmp_path / "out")])
+    message = capsys.readouterr().err
+    assert code == 2
+    with pytest.raises(DataError) as error:
+        BENCHMARKS[name].questions(tmp_path, tmp_path / "unpacked")
+    assert said in str(error.value)
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_names_its_missing_files(name, tmp_path):
+    with pytest.raises(MissingDataError, match=f"missing: {tmp_path}"):
+        BENCHMARKS[name].questions(tmp_path, tmp_path / "unpacked")
+
+
+def test_an_image_that_is_none(tmp_path):
+    mini.mmbench(tmp_path)
+    path = tmp_path / "mmbench" / "mmbench_dev_20230712.tsv"
+    path.write_text("index\tquestion\tA\tB\timage\n7\tq\ta\tb\t" + "%" * 100 + "\n")
+    with pytest.raises(DataError, match=r"record 7: its image is not base64"):
+        prompts("mmbench", tmp_path, tmp_path)
+    path.write_text("index\tquestion\tA\tB\timage\n1000007\tq\ta\tb\t7\n")
+    with pytest.raises(DataError, match="row 1000007: its image is that of row 7"):
+        prompts("mmbench", tmp_path, tmp_path)

@@ -1,0 +1,85 @@
+"""scripts_visatb/eval/*.sh: what they pass to the real parser, and what they say is missing."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llava.eval.registry import BENCHMARKS
+from llava.eval.run import choose, parser
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted(path for path in (ROOT / "scripts_visatb" / "eval").glob("*.sh") if path.name != "common.sh")
+
+
+def run(script, **variables):
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    settings = kept | {"PYTHON": sys.executable} | {name: str(value) for name, value in variables.items()}
+    return subprocess.run(["bash", script], env=settings, capture_output=True, text=True)
+
+
+def dry_run(script, **variables):
+    """The launcher's words and the command's."""
+    done = run(script, DRY_RUN=1, **variables)
+    assert done.returncode == 0, done.stderr
+    words = shlex.split(done.stdout)
+    cut = words.index("zeroshot") + 1
+    return words[:cut], words[cut:]
+
+
+def test_there_is_a_script_for_each_benchmark():
+    assert {path.stem for path in SCRIPTS} == {*BENCHMARKS, "all"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_only_the_documented_variables(script, tmp_path):
+    launcher, words = dry_run(script, CKPT="models/final", DATA_DIR=tmp_path, NUM_GPUS=0)
+    assert launcher == [sys.executable, "-m", "visatb.cli", "zeroshot"]
+    args = parser().parse_args(words)
+    assert (args.checkpoint, args.data, args.output) == ("models/final", tmp_path, Path("outputs/zeroshot"))
+    assert [one.name for one in choose(args.benchmarks)] == (
+        list(BENCHMARKS) if script.stem == "all" else [script.stem]
+    )
+    assert not args.judge
+    head = script.read_text()
+    for word in ("# Command: ", "# Cost: ", "# Result: ", f"scripts_visatb/eval/{script.name}"):
+        assert word in head
+
+
+def test_all_variables(tmp_path):
+    settings = {"CKPT": "m", "DATA_DIR": tmp_path, "OUTPUT_DIR": tmp_path / "a b", "MODEL_NAME": "VisATB", "JUDGE": 1}
+    extra = {"MODEL_BASE": "base", "NUM_GPUS": 8, "EXTRA_ARGS": "--max-samples 3 --model-name 'of mine'"}
+    launcher, words = dry_run(SCRIPTS[0], **settings, **extra)
+    assert launcher[1:] == [
+        *("-m", "llava.train.launch", "--nproc_per_node", "8", "--standalone"),
+        *("--module", "visatb.cli", "zeroshot"),
+    ]
+    args = parser().parse_args(words)
+    assert (args.output, args.model_name, args.model_base) == (tmp_path / "a b", "of mine", "base")
+    assert (args.judge, args.max_samples) == (True, 3)
+    documented = set(re.findall(r"^#   ([A-Z_]+)", (SCRIPTS[0].parent / "common.sh").read_text(), re.MULTILINE))
+    assert documented == {*settings, *extra, "PYTHON", "DRY_RUN"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS[:3], ids=lambda path: path.stem)
+def test_what_is_missing_is_said(script, tmp_path):
+    done = run(script, DATA_DIR=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "set CKPT first" in done.stderr
+    assert "set CKPT DATA_DIR first" in run(script).stderr
+    done = run(script, CKPT="m", DATA_DIR=tmp_path / "nowhere")
+    assert done.returncode == 2
+    assert "DATA_DIR: there is no folder" in done.stderr
+
+
+def test_a_script_runs(tmp_path):
+    """To the first thing that is missing: the benchmark's files."""
+    done = run(
+        SCRIPTS[0].with_name("pope.sh"), CKPT=tmp_path, DATA_DIR=tmp_path, OUTPUT_DIR=tmp_path / "out", NUM_GPUS=0
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
