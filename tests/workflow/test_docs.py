@@ -1,0 +1,40 @@
+"""docs/experiment.md names every setting, and its Python names exist."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from visatb import experiment
+
+TEXT = (Path(__file__).parents[2] / "docs" / "experiment.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("part", "prefix"),
+    [
+        (experiment.Experiment, ""),
+        (experiment.Model, "model."),
+        (experiment.Task, "tasks.T."),
+        (experiment.Subsets, "subsets."),
+        (experiment.Weighting, "weighting."),
+        (experiment.Launcher, "launcher."),
+    ],
+)
+def test_every_setting_is_explained(part, prefix):
+    first_column = [line.split("|")[1] for line in TEXT.splitlines() if line.startswith("| `")]
+    named = set()
+    for cell in first_column:
+        names = re.findall(r"`([^`]+)`", cell)
+        named |= {names[0].rpartition(".")[0] + name if name.startswith(".") else name for name in names}
+    for name in part.model_fields:
+        if name not in ("source", "model", "tasks", "subsets", "weighting", "launcher"):
+            assert f"{prefix}{name}" in named, name
+
+
+def test_python_names_exist():
+    found = re.findall(r"^from (visatb\S*) import (\w+)$", TEXT, re.MULTILINE)
+    assert len(found) == 4
+    for module, name in found:
+        assert hasattr(importlib.import_module(module), name)
