@@ -29,7 +29,7 @@ def test_every_setting_is_explained(part, prefix):
         names = re.findall(r"`([^`]+)`", cell)
         named |= {names[0].rpartition(".")[0] + name if name.startswith(".") else name for name in names}
     for name in part.model_fields:
-        if name not in ("source", "model", "tasks", "subsets", "weighting", "launcher"):
+        if name not in ("source", "model", "tasks", "subsets", "weighting", "launcher", "overrides"):
             assert f"{prefix}{name}" in named, name
 
 

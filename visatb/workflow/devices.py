@@ -56,7 +56,7 @@ def _take(
                     found.append(name)
             if len(found) < count:
                 _pause(stop)
-    return found
+    return sorted(found, key=offered.index)
 
 
 def _try(stack: contextlib.ExitStack, path: Path) -> bool:

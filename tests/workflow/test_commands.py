@@ -1,0 +1,168 @@
+"""The commands that jobs start: their arguments parse, their batches add up, their GPUs are theirs alone."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from llava.train.arguments import parse_arguments
+from llava.train.tasks import resolve_tasks
+from tests.workflow.world import write_experiment
+from visatb import keys
+from visatb.commands import Launch, answer_arguments, batch_split, train_arguments, weighting_arguments
+from visatb.experiment import load_experiment
+from visatb.graph import models
+from visatb.layout import Layout
+from visatb.subsets import write_subsets
+from visatb.workflow import devices
+from visatb.workflow.process import StoppedError
+from visatb.yaml_lines import ExperimentError
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """An experiment with a group and a fixed task, its subsets written, and weights."""
+    tasks = {"a": {"group": "g"}, "b": {"group": "g"}, "c": {}, "chat": {"weight": 2.0}}
+    settings = {"global_batch_size": 32, "methods": ["EW", "VisATB", "STL"], "stl_steps": "equal"}
+    experiment = load_experiment(write_experiment(tmp_path, tasks, **settings))
+    layout = Layout(tmp_path / "work")
+    write_subsets(experiment, layout)
+    weights = {"a": 0.5, "b": 0.5, "c": 1.5, "chat": 2.0}
+    layout.weights.write_text(json.dumps({"tasks": list(weights), "weights": weights}))
+    return experiment, layout, json.loads(layout.subsets.read_text())
+
+
+def test_train_commands_parse_and_say_what_is_meant(prepared):
+    experiment, layout, listing = prepared
+    for model in models(experiment):
+        words = train_arguments(experiment, layout, model, listing, Launch(4))
+        base, data, training = parse_arguments(words)
+        table = resolve_tasks(data, training)
+        assert base.model_name_or_path == "somewhere/7b"
+        assert training.per_device_train_batch_size * training.gradient_accumulation_steps * 4 == 32
+        assert training.learning_rate == 2e-5
+        assert list(table.names) == model.tasks
+        assert training.output_dir == str(layout.model(model.name))
+        if model.name == "VisATB":
+            assert dict(zip(table.unit_names, table.weights, strict=True)) == {"g": 0.5, "c": 1.5, "chat": 2.0}
+        if model.name == "STL:a":
+            assert training.max_steps == 2  # 64 samples in batches of 32
+        if model.name == "plus_mini:c":
+            assert len(data.data_path) == 4
+            assert str(experiment.tasks["c"].train[0]) in data.data_path  # the whole is the user's own file
+
+
+def test_answer_and_weighting_commands_parse(prepared):
+    import inference_visatb
+    import weighting_visatb
+
+    experiment, layout, listing = prepared
+    model = next(model for model in models(experiment) if model.name == "plus_mini:g")
+    arguments = inference_visatb.parser().parse_args(
+        answer_arguments(experiment, layout, model, "val", listing, "checkpoint")
+    )
+    assert [Path(file).name for file in arguments.question_file] == [f"{task}_val-12.json" for task in "abc"]
+    assert arguments.model_name == "plus_mini:g"
+    parsed = weighting_visatb._parser().parse_args(weighting_arguments(experiment, layout, "groups.json"))
+    assert parsed.task_names == ["a", "b", "c", "chat"]
+    assert parsed.fixed == [("chat", 2.0)]
+    assert parsed.temperature == 0.5
+
+
+@pytest.mark.parametrize("name", ["academic", "m3it", "chat", "qwen2vl", "tiny", "nlvr"])
+def test_training_settings_of_the_examples_parse(name, tmp_path):
+    if not (EXAMPLES / f"{name}.yaml").exists():
+        pytest.skip(f"examples/{name}.yaml is not there yet")
+    example = load_experiment(EXAMPLES / f"{name}.yaml")
+    deepspeed = example.training.get("deepspeed")
+    assert deepspeed is None or Path(str(deepspeed)).is_file()
+    training = {key: value for key, value in example.training.items() if key != "deepspeed"}
+    experiment = load_experiment(
+        write_experiment(tmp_path, {"a": {}, "b": {}}, training=training, global_batch_size=example.global_batch_size)
+    )
+    layout = Layout(tmp_path / "work")
+    write_subsets(experiment, layout)
+    listing = json.loads(layout.subsets.read_text())
+    for model in models(experiment):
+        if model.method == "EW":
+            parse_arguments(train_arguments(experiment, layout, model, listing, Launch(8)))
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "micro", "split"),
+    [(128, 8, None, (16, 1)), (128, 1, None, (16, 8)), (24, 2, None, (4, 3)), (128, 2, 4, (4, 16)), (4, 1, 16, (4, 1))],
+)
+def test_global_batch_is_kept(tmp_path, batch, processes, micro, split):
+    experiment = load_experiment(write_experiment(tmp_path, {"a": {}, "b": {}}, global_batch_size=batch))
+    arguments = {} if micro is None else {"per_device_train_batch_size": micro}
+    assert batch_split(experiment, arguments, processes) == split
+    assert split[0] * split[1] * processes == batch
+
+
+def test_batch_that_processes_do_not_divide(tmp_path):
+    experiment = load_experiment(write_experiment(tmp_path, {"a": {}, "b": {}}, global_batch_size=10))
+    with pytest.raises(ExperimentError, match="4 processes"):
+        batch_split(experiment, {}, 4)
+
+
+def test_launchers():
+    assert Launch(1).command("m", ["--x"]).words[1:] == ["-m", "m", "--x"]
+    assert "--nproc_per_node" in Launch(2).command("m", []).words
+    assert "deepspeed.launcher.runner" in Launch(2, "deepspeed").command("m", []).words
+    assert "deepspeed.launcher.runner" not in Launch(2, "deepspeed").command("inference_visatb", []).words
+
+
+def test_keys_follow_content_not_place_or_pace(tmp_path):
+    def made(folder, **settings):
+        experiment = load_experiment(write_experiment(tmp_path / folder, {"a": {}, "b": {}}, **settings))
+        experiment = experiment.model_copy(update={"image_folder": "images"})
+        return keys.compute(experiment, Layout(tmp_path / folder / "work"))
+
+    first = made("one", training={"learning_rate": 1})
+    assert made("two", training={"learning_rate": 1, "save_steps": 7, "deepspeed": "x.json"}) == first
+    changed = made("three", training={"learning_rate": 2})
+    assert all(changed[name] != first[name] for name in ("mini", "EW", "VisATB", "weights", "report"))
+    assert changed["subsets"] == first["subsets"]
+    seeded = made("four", training={"learning_rate": 1}, subsets={"seed": 1})
+    assert seeded["mini"] != first["mini"]
+    assert seeded["EW"] == first["EW"]  # trained on everything
+
+
+def test_gpus_are_handed_out_once(tmp_path, monkeypatch):
+    monkeypatch.setenv(devices.OFFERED, "0,1,2")
+    with devices.taken(2, lambda: False, tmp_path) as first:
+        assert first == ["0", "1"]
+        with devices.taken(1, lambda: False, tmp_path) as second:
+            assert second == ["2"]
+            with pytest.raises(StoppedError), devices.taken(1, lambda: True, tmp_path):
+                pass
+    with devices.taken(99, lambda: False, tmp_path) as everything:
+        assert everything == ["0", "1", "2"]
+
+
+def test_a_job_waits_for_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv(devices.OFFERED, "0,1")
+    got: list[list[str]] = []
+
+    def wait() -> None:
+        with devices.taken(2, lambda: False, tmp_path) as found:
+            got.append(found)
+
+    with devices.taken(1, lambda: False, tmp_path):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(0.5)
+        assert got == []
+    waiting.join(timeout=20)
+    assert got == [["0", "1"]]
+
+
+def test_visible_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert devices.visible_gpus() == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices.visible_gpus() == []
