@@ -55,10 +55,11 @@ def read_rows(path: Path, *fields: str) -> list[dict[str, Any]]:
 
 
 def check_fields(path: Path, place: Any, row: Any, *fields: str) -> None:
-    """Raises DataError unless `row` is an object with `fields`."""
+    """Raises DataError unless `row`, record `place` of the file (None: all of it), is an object with `fields`."""
     lacking = [name for name in fields if name not in row] if isinstance(row, dict) else list(fields)
     if lacking or not isinstance(row, dict):
-        raise DataError(f"{path}, record {place}: has no {', '.join(lacking) or 'fields'}; is it the official file?")
+        where = path if place is None else f"{path}, record {place}"
+        raise DataError(f"{where}: has no {', '.join(lacking) or 'fields'}; is it the official file?")
 
 
 def read_table(path: Path, *columns: str) -> Iterator[dict[str, str]]:

@@ -38,7 +38,7 @@ class SeedBench(Benchmark):
         path = find(data, "seed_bench/SEED-Bench.json", what="SEED-Bench's questions")
         find(data, "seed_bench/SEED-Bench-image", what="SEED-Bench's images")
         content = read_json(path)
-        check_fields(path, "of all", content, "questions")
+        check_fields(path, None, content, "questions")
         kinds = {number: name for name, number in content.get("question_type", {}).items()}
         records = []
         for place, row in enumerate(content["questions"]):

@@ -44,8 +44,8 @@ class ScienceQA(Benchmark):
         splits = find(data, "scienceqa/pid_splits.json", what="ScienceQA's splits")
         images = find(data, "scienceqa/images/test", what="ScienceQA's test images")
         problems, tests = read_json(path), read_json(splits)
-        check_fields(splits, "of all", tests, "test")
-        check_fields(path, "of all", problems, *tests["test"])
+        check_fields(splits, None, tests, "test")
+        check_fields(path, None, problems, *tests["test"])
         prompts = _prompts(find_optional(data, "scienceqa/llava_test_CQM-A.json"))
         records = []
         for name in tests["test"]:

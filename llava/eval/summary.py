@@ -100,7 +100,7 @@ def compare(summaries: Mapping[str, Mapping[str, Any]], baseline: str) -> dict[s
     titles = list(dict.fromkeys(title for row in methods.values() for title in row))
     figures = {method: {(title, ""): value for title, value in row.items()} for method, row in methods.items()}
     try:
-        partial = [method for method, content in summaries.items() if content["run"].get("max_samples")]
+        partial = [method for method, content in summaries.items() if content.get("run", {}).get("max_samples")]
         if partial:
             raise EvaluationError(f"{', '.join(partial)}: a trial on the first questions only (--max-samples)")
         results = overall(zero_shot(Table(figures, {(title, ""): True for title in titles})), baseline)

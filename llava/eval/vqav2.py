@@ -49,7 +49,7 @@ def _questions(data: Path, split: str) -> list[dict[str, Any]]:
         rows = read_rows(path, "question_id", "image", "text")
         return [{**row, "question": row["text"].removesuffix(f"\n{SHORT_ANSWER}")} for row in rows]
     content = read_json(path)
-    check_fields(path, "of all", content, "questions")
+    check_fields(path, None, content, "questions")
     for place, row in enumerate(content["questions"]):
         check_fields(path, place, row, "question_id", "image_id", "question")
     return [{**row, "image": f"COCO_test2015_{row['image_id']:012d}.jpg"} for row in content["questions"]]

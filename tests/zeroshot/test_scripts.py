@@ -77,9 +77,30 @@ def test_what_is_missing_is_said(script, tmp_path):
 
 
 def test_a_script_runs(tmp_path):
-    """To the first thing that is missing: the benchmark's files."""
-    done = run(
-        SCRIPTS[0].with_name("pope.sh"), CKPT=tmp_path, DATA_DIR=tmp_path, OUTPUT_DIR=tmp_path / "out", NUM_GPUS=0
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    done = run(SCRIPTS[0], CKPT="m", DATA_DIR=tmp_path, NUM_GPUS=0, EXTRA_ARGS="--list")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(BENCHMARKS)
+
+
+GUIDE = ROOT / "docs" / "zeroshot.md"
+
+
+def test_the_guides_commands_are_known(tmp_path):
+    blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    commands = [shlex.split(line)[2:] for line in lines if line.startswith("visatb zeroshot")]
+    assert len(commands) == 3
+    for words in commands:
+        args = parser().parse_args(words)
+        assert args.compare or choose(args.benchmarks)
+    for line in lines:
+        if line.startswith("CKPT="):
+            assert (ROOT / shlex.split(line)[-1]).exists()
+
+
+def test_the_guide_names_every_benchmark_option_and_folder():
+    text = GUIDE.read_text()
+    for name in BENCHMARKS:
+        assert f"| `{name}` |" in text or name.startswith("llava_bench"), name
+    for option in re.findall(r"`(--[a-z-]+)", text):
+        assert option in parser().format_help() or option == "--zero", option
