@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import logging
 import tempfile
 import time
@@ -40,7 +41,7 @@ logger = logging.getLogger("make_base")
 
 TEMPLATE = "mistral_instruct"  # the shortest one: no system text
 FEATURE_LAYER = -2
-WORLDS = {"tiny": "world"}
+WORLDS = {"tiny": "world", "nlvr": "nlvr_world"}
 
 
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -167,7 +168,8 @@ def train_language(
 
 def make(world: ModuleType, args: argparse.Namespace) -> None:
     """Train both parts and save the checkpoint in fp16."""
-    tokenizer = make_tokenizer(world.training_texts())
+    texts = world.training_texts() + [_turns(record) for file in args.texts for record in json.loads(file.read_text())]
+    tokenizer = make_tokenizer(texts)
     logger.info("%d words", len(tokenizer))
     with tempfile.TemporaryDirectory() as scratch:
         parts = Path(scratch)
@@ -188,12 +190,17 @@ def make(world: ModuleType, args: argparse.Namespace) -> None:
     logger.info("saved: cpu %.0f s", time.process_time())
 
 
+def _turns(record: dict) -> str:
+    return " ".join(turn["value"].removeprefix("<image>") for turn in record["conversations"])
+
+
 def main() -> None:
     """Command line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--world", choices=list(WORLDS), default="tiny")
+    parser.add_argument("--texts", type=Path, nargs="*", default=[], help="task files whose words it shall know, too")
     parser.add_argument("--tower_steps", type=int, default=600)
     parser.add_argument("--language_steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from random import Random
 
 import numpy as np
+from alt_text import join_mentions
 from PIL import Image, ImageDraw
 
 from visatb.prepare.nlvr_tasks import BOX, COLOURS, SHAPES, SIZES, SQUARE, STRUCTURED, Scene, Thing
@@ -17,7 +18,7 @@ _SIDE = SQUARE.width * PATCH // PIXELS  # of a patch, in pixels of the picture
 _STEPS = 101  # hundredths of the picture
 _RGB = {"yellow": (255, 255, 0), "black": (0, 0, 0), "blue": (0, 153, 255)}
 _BOX_COLOUR, _GROUND = (211, 211, 211), (128, 128, 128)
-_MENTIONS = 7
+TEXT_TOKENS = 64
 
 LABELS = {
     "shape": len(SHAPES) + 1,
@@ -97,8 +98,9 @@ def patch_labels(scene: Scene) -> np.ndarray:
 
 
 def alt_text(scene: Scene, rng: Random) -> str:
-    """Up to seven mentions of objects, each of some attributes in random order."""
-    return " and ".join(_mention(rng.choice(scene), rng) for _ in range(_MENTIONS))
+    """Mentions of objects in random order, each of some attributes in random order."""
+    mentions = rng.sample([thing for thing in scene for _ in range(2)], 2 * len(scene))
+    return join_mentions((_mention(thing, rng) for thing in mentions), TEXT_TOKENS)
 
 
 def _mention(thing: Thing, rng: Random) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from random import Random
 
 import numpy as np
+from alt_text import join_mentions
 from PIL import Image
 
 from visatb.prepare.scenes import BAR, COLOURS, SHAPES, UNITS, Item, draw_chart_items, draw_scene_items, render
 from visatb.prepare.tiny import TASKS
 
 PIXELS, PATCH = 48, 8
+TEXT_TOKENS = 54
 _PATCH_UNITS = 2  # units of the scene per side of a patch
 _KINDS = (*SHAPES, BAR)
 
@@ -48,10 +50,9 @@ def patch_labels(items: list[Item]) -> np.ndarray:
 
 
 def alt_text(items: list[Item], rng: Random) -> str:
-    """Two mentions of each item, in random order, each of some attributes in random order."""
-    mentions = [item for item in items for _ in range(2)]
-    rng.shuffle(mentions)
-    return " and ".join(_mention(item, rng) for item in mentions)
+    """Up to two mentions of each item in random order, each of some attributes in random order."""
+    mentions = rng.sample([item for item in items for _ in range(2)], 2 * len(items))
+    return join_mentions((_mention(item, rng) for item in mentions), TEXT_TOKENS)
 
 
 def training_texts() -> list[str]:
@@ -70,6 +71,7 @@ def _overlap(patch: int, start: int, length: int) -> int:
 def _mention(item: Item, rng: Random) -> str:
     if item.shape == BAR:
         attributes = [f"{item.colour} bar", str(item.height)]
+        attributes += rng.choice(([item.box], []))
     else:
         attributes = [item.shape, item.colour, item.size]
         attributes = rng.sample(attributes, rng.choice((2, 3, 3)))
