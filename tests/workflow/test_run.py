@@ -1,7 +1,6 @@
 """Whole runs with stand-ins for training and answering: what is run, what is run again, and what is refused."""
 
 import json
-import os
 import signal
 import time
 from pathlib import Path
@@ -122,6 +121,7 @@ def test_metric_change_scores_again_without_answering(tmp_path):
     assert [one["metric"] for one in run.read("scores/val/a_mini.json")["scores"]] == ["em", "gleu"]
 
 
+@pytest.mark.slow
 def test_precise_simple_and_grouped_forms_reach_weights(tmp_path):
     precise = experiment(tmp_path / "precise", methods=[], weighting={"difficulty": "precise", "bootstrap": 0})
     precise()
@@ -209,6 +209,7 @@ def test_foreign_folder_is_refused(tmp_path):
     assert "holds other files" in run(code=2)[1]
 
 
+@pytest.mark.slow
 def test_keep_proxies(tmp_path):
     weights = experiment(tmp_path / "weights", methods=[], keep_proxies="weights")
     weights()
@@ -225,16 +226,3 @@ def wait_for(condition, seconds=60):
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
-
-
-def processes_of(run: Run) -> list[int]:
-    """Processes whose command line names the run's work folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if str(run.workdir) in (entry / "cmdline").read_text().replace("\0", " "):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return [pid for pid in found if pid != os.getpid()]
