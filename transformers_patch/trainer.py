@@ -142,6 +142,10 @@ class VitwTrainer(Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Tensor | None]:
         """Fetch a step's micro-batches; return them with the divisor Σ_k λ_k n_k of the whole step, float64[]."""
+        if 0 < self.state.max_steps <= self.state.global_step:
+            # Resumed from the last step's checkpoint within an epoch: the stock loop would take one more step.
+            self.control.should_training_stop = True
+            return [], None
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         if not batches:
             return [], None

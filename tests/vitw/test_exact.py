@@ -81,8 +81,6 @@ def test_two_processes_equal_one_batch(one_batch, tmp_path):
 
 def test_no_sample_of_an_uneven_epoch_is_counted_twice(tmp_path):
     engine = trainer(tmp_path, "EW", samples=41, per_device_train_batch_size=4, gradient_accumulation_steps=4)
-    engine.args.max_steps, engine.args.num_train_epochs = -1, 1
-    engine.train()
     valid = sum(int((sample["labels"] != -100).sum()) for sample in engine.train_dataset)
     counted = 0
     batches = iter(engine.get_train_dataloader())
@@ -141,6 +139,14 @@ def test_resume_of_two_processes_equals_straight(tmp_path):
     )
     states = [torch.load(tmp_path / name / "parameters.pt") for name in ("half", "straight")]
     assert largest_difference(*states) == 0
+
+
+def test_resuming_from_the_last_step_trains_no_further(tmp_path):
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 4, "max_steps": 4}
+    done = run(tmp_path, "EW", **options)
+    again = run(tmp_path, "EW", resume=True, **options)
+    assert again.state.global_step == 4
+    assert largest_difference(parameters(again.model), parameters(done.model)) == 0
 
 
 def test_an_unfinished_checkpoint_is_not_used(tmp_path):
