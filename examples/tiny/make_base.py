@@ -185,9 +185,18 @@ def make(world: ModuleType, args: argparse.Namespace) -> None:
         tokenizer.save_pretrained(parts / "language")
         model, processor = build_llava(parts / "language", parts / "tower", template=TEMPLATE)
     train_language(model, processor, world, args.language_steps, args.batch, args.seed)
-    model.half().save_pretrained(args.output)
-    processor.save_pretrained(args.output)
+    publish(model, processor, args.output)
     logger.info("saved: cpu %.0f s", time.process_time())
+
+
+def publish(model: LlavaForConditionalGeneration, processor: LlavaSquareProcessor, folder: Path) -> None:
+    """Save in fp16, without the scratch folders that the parts came from."""
+    for part in (model.config, model.config.text_config, model.config.vision_config):
+        part._name_or_path = ""
+    model.config.mm_vision_tower = None
+    model.half().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+    processor.save_pretrained(folder)
 
 
 def _turns(record: dict) -> str:
