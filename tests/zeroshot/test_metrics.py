@@ -4,6 +4,8 @@ import itertools
 import json
 import random
 import re
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,9 @@ from llava.eval.textvqa import TextVQA
 from llava.eval.vqa import normalize, vqa_accuracy
 from tests.zeroshot.mini import dump, picture
 
-REAL_POPE = Path(__file__).parents[3] / "shared" / "data" / "pope" / "coco_pope_random_head300.json"
+PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
+REAL_POPE = PUBLISHED / "pope" / "coco_pope_random_head300.json"
+REAL_COCO = PUBLISHED / "llava_bench_coco"
 
 
 def answered(record, text):
@@ -159,6 +163,20 @@ def test_the_published_pope_questions(tmp_path):
     assert figure(result, "f1") == pytest.approx(2 * precision * recall / (precision + recall))
     assert figure(result, "precision") == pytest.approx(precision)
     assert figure(result, "yes_ratio") == pytest.approx(said.count(True) / 300)
+
+
+@pytest.mark.skipif(not REAL_COCO.exists(), reason="the published LLaVA-Bench files are not beside this checkout")
+def test_the_published_llava_bench_questions(tmp_path):
+    folder = tmp_path / "llava-bench-coco"
+    shutil.copytree(REAL_COCO, folder)
+    rows = [json.loads(line) for line in (folder / "qa90_questions.jsonl").read_text().splitlines()]
+    for image in {row["image"] for row in rows}:
+        picture(folder / "val2014" / f"COCO_val2014_{image}")
+    made = BENCHMARKS["llava_bench_coco"].questions(tmp_path, tmp_path / "x")
+    assert Counter(record["category"] for record in made.records) == {"conv": 30, "detail": 30, "complex": 30}
+    assert made.records[0]["conversations"][0]["value"] == f"<image>\n{rows[0]['text']}"
+    assert "black and brown" in made.records[0]["conversations"][1]["value"]
+    assert all((made.image_folder / record["image"]).exists() for record in made.records)
 
 
 @pytest.mark.parametrize(
