@@ -154,10 +154,10 @@ class Generation(_Part):
 
 
 class Launcher(_Part):
-    """How a job is started on one machine. `gpus_per_job` counts where there are GPUs, `processes` where not."""
+    """How a job is started on one machine. `gpus_per_job` counts where there are GPUs, `processes` where not or 0."""
 
     kind: Literal["torchrun", "deepspeed"] = "torchrun"
-    gpus_per_job: Annotated[int, Field(ge=1)] | Literal["all"] = 1
+    gpus_per_job: Annotated[int, Field(ge=0)] | Literal["all"] = 1
     processes: int = Field(default=1, ge=1)
     threads: int | None = Field(default=None, ge=1)
 

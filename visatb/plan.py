@@ -110,7 +110,7 @@ def _machine(experiment: Experiment, size: float | None) -> Machine:
     if size is not None and size < 2e8:
         return CPU
     gpus = experiment.launcher.gpus_per_job
-    if not isinstance(gpus, int) or gpus == 1:
+    if not isinstance(gpus, int) or gpus <= 1:
         return GPU
     return Machine(f"{gpus} GPUs, each {GPU.name}", gpus * GPU.flops, gpus * GPU.bandwidth)
 

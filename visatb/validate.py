@@ -83,7 +83,11 @@ def _check_files(experiment: Experiment) -> None:
 
 def _check_launch(experiment: Experiment) -> None:
     launcher = experiment.launcher
-    for processes in {1, launcher.processes, *([launcher.gpus_per_job] if launcher.gpus_per_job != "all" else [])}:
+    for processes in {
+        1,
+        launcher.processes,
+        *([launcher.gpus_per_job] if launcher.gpus_per_job not in ("all", 0) else []),
+    }:
         batch_split(experiment, experiment.training, int(processes))
 
 

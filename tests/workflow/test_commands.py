@@ -16,7 +16,7 @@ from visatb.experiment import load_experiment
 from visatb.graph import models
 from visatb.layout import Layout
 from visatb.subsets import write_subsets
-from visatb.workflow import devices
+from visatb.workflow import devices, engine
 from visatb.workflow.process import StoppedError
 from visatb.yaml_lines import ExperimentError
 
@@ -159,6 +159,25 @@ def test_a_job_waits_for_gpus(tmp_path, monkeypatch):
         assert got == []
     waiting.join(timeout=20)
     assert got == [["0", "1"]]
+
+
+def test_experiment_without_gpus_asks_for_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    experiment = load_experiment(write_experiment(tmp_path, {"a": {}, "b": {}}, launcher={"gpus_per_job": 0}))
+    engine.prepare(experiment, Layout(tmp_path / "work"), engine.Options())
+    planned = json.loads((tmp_path / "work" / ".workflow" / "jobs.json").read_text())
+    assert {job["name"]: job["resources"] for job in planned["jobs"]}["mini"] == {}
+    assert engine.parallel_jobs(experiment, 2) >= 1
+    assert engine._gpus(engine.Options(), experiment) == []
+
+
+def test_jobs_at_once(tmp_path):
+    def at_once(gpus_per_job, num_gpus):
+        settings = {"launcher": {"gpus_per_job": gpus_per_job}}
+        path = write_experiment(tmp_path / f"{gpus_per_job}-{num_gpus}", {"a": {}, "b": {}}, **settings)
+        return engine.parallel_jobs(load_experiment(path), num_gpus)
+
+    assert [at_once(1, 8), at_once(2, 8), at_once("all", 8), at_once(4, 2)] == [8, 4, 1, 1]
 
 
 def test_visible_gpus(monkeypatch):

@@ -38,7 +38,8 @@ class Context:
     def launch(self) -> Launch:
         """How commands are started: one process per GPU, or as many as asked for where there are none."""
         launcher = self.experiment.launcher
-        processes = len(self.gpus) or allotted_gpus() or launcher.processes
+        given = len(self.gpus) or (allotted_gpus() if launcher.gpus_per_job else 0)
+        processes = given or launcher.processes
         return Launch(processes, launcher.kind)
 
     def run(self, module: str, arguments: Sequence[str], launch: Launch | None = None) -> None:
@@ -55,7 +56,9 @@ class Context:
             "PYTHONUNBUFFERED": "1",
             "TQDM_MININTERVAL": "1",
         }
-        if self.gpus:
+        if self.experiment.launcher.gpus_per_job == 0:
+            changed["CUDA_VISIBLE_DEVICES"] = ""
+        elif self.gpus:
             changed["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         threads = self.experiment.launcher.threads
         if threads is not None:

@@ -142,7 +142,7 @@ def _identity(layout: Layout) -> str:
 
 def _rule(layout: Layout, job: Job, names: set[str], experiment: Experiment, place: int) -> dict[str, Any]:
     count = experiment.launcher.gpus_per_job
-    resources = {"gpu": count, "tasks_per_gpu": 0} if job.model is not None and isinstance(count, int) else {}
+    resources = {"gpu": count, "tasks_per_gpu": 0} if job.model is not None and isinstance(count, int) and count else {}
     return {
         "name": job.name,
         "rule": "job_" + "".join(letter if letter.isalnum() else "_" for letter in safe(job.name)) + f"_{place}",
@@ -163,7 +163,7 @@ def _environment(options: Options, experiment: Experiment) -> dict[str, str]:
         environment.pop(name, None)
     if options.profile:
         return environment
-    gpus = _gpus(options)
+    gpus = _gpus(options, experiment)
     environment[devices.OFFERED] = ",".join(gpus)
     launcher = experiment.launcher
     if launcher.threads is not None:
@@ -174,7 +174,9 @@ def _environment(options: Options, experiment: Experiment) -> dict[str, str]:
     return environment
 
 
-def _gpus(options: Options) -> list[str]:
+def _gpus(options: Options, experiment: Experiment) -> list[str]:
+    if experiment.launcher.gpus_per_job == 0:
+        return []
     return devices.visible_gpus() if options.gpus is None else options.gpus
 
 
@@ -182,7 +184,7 @@ def _gpus(options: Options) -> list[str]:
 def _warm_server(layout: Layout, options: Options, experiment: Experiment) -> Iterator[dict[str, str]]:
     """The environment of a run; with a server that forks commands where they are single processes on a CPU."""
     environment = _environment(options, experiment)
-    if options.profile or options.cold or experiment.launcher.processes > 1 or _gpus(options):
+    if options.profile or options.cold or experiment.launcher.processes > 1 or _gpus(options, experiment):
         yield environment
         return
     with tempfile.TemporaryDirectory(prefix="visatb-") as folder:
@@ -207,7 +209,7 @@ def _start(
         command += ["--profile", os.path.abspath(options.profile)]
         command += ["--jobs", str(options.max_jobs)] if options.max_jobs else []
     else:
-        command += ["--cores", str(options.max_jobs or parallel_jobs(experiment, len(_gpus(options))))]
+        command += ["--cores", str(options.max_jobs or parallel_jobs(experiment, len(_gpus(options, experiment))))]
     return _spawn(command, layout, environment)
 
 
@@ -232,7 +234,7 @@ def _spawn(command: list[str], layout: Layout, environment: dict[str, str]) -> s
 def parallel_jobs(experiment: Experiment, num_gpus: int) -> int:
     """How many jobs run here at once: as the GPUs allow, else as the cores do."""
     launcher = experiment.launcher
-    if num_gpus:
+    if num_gpus and launcher.gpus_per_job:
         return 1 if launcher.gpus_per_job == "all" else max(1, num_gpus // launcher.gpus_per_job)
     return max(1, min(_MAX_LOCAL_JOBS, (os.cpu_count() or 1) // (launcher.processes * (launcher.threads or 1))))
 
