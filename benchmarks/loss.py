@@ -25,7 +25,7 @@ from torch import nn
 from benchmarks.record import save
 from transformers_patch.forward import patch_forward
 
-CPU = {"batch": 4, "length": 1024, "hidden": 512, "repeats": 3}
+CPU = {"batch": 4, "length": 1024, "hidden": 512, "repeats": 2}
 CUDA = {"batch": 16, "length": 2048, "hidden": 4096, "repeats": 10}
 
 
@@ -79,6 +79,7 @@ def peak_resident() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--vocab", nargs="+", type=int, default=[32_000, 152_000])
     parser.add_argument("--case", nargs=3, metavar=("IMPL", "VOCAB", "VALID"), help="one case, as JSON")
     args = parser.parse_args()
     if args.case:
@@ -87,7 +88,7 @@ def main() -> None:
         print(json.dumps(measure(impl, int(vocab), float(valid), args.device)))
         return
     figures = []
-    for vocab in (32_000, 152_000):
+    for vocab in args.vocab:
         for valid in (0.05, 0.30):
             cases = {impl: run_case(impl, vocab, valid, args.device) for impl in ("full", "select", "chunked")}
             for impl, case in cases.items():
