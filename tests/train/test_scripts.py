@@ -247,7 +247,7 @@ def check_finished(output: Path, script: str, stage: int) -> dict:
 def test_scripts_run(script, changed, bench, tmp_path):
     output = tmp_path / "out"
     env = real_environment(bench, script, output, **changed)
-    done = subprocess.run(["bash", SCRIPTS / script], env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(["bash", SCRIPTS / script], env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     card = check_finished(output, script, stage=2 if script == "pretrain.sh" else 3)
     assert card["weight_method"] == changed.get("WEIGHT_METHOD", "VisATB" if "VISATB_WEIGHTS" in changed else "EW")
@@ -283,7 +283,7 @@ def test_a_stopped_script_goes_on_in_its_folder(bench, tmp_path):
     settings["max_steps"] = step + 1  # so that going on is one step, not hundreds
     (output / "run_settings.json").write_text(json.dumps(settings))
     env["EXTRA_ARGS"] += f" --max_steps {step + 1}"
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     assert read_json(output / "run_card.json")["steps"] == step + 1
     assert not (output / "preempted").exists()
