@@ -36,7 +36,8 @@ def load_whole(model_class: type[PreTrainedModel], folder: str | os.PathLike[str
     Raises:
         ValueError: the checkpoint lacks weights of the model, or has them in another shape.
     """
-    model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
+    loaded: Any = model_class.from_pretrained(folder, output_loading_info=True, **options)
+    model, info = loaded
     missing = sorted({str(key) for key in info["missing_keys"]} | {str(key) for key in info["mismatched_keys"]})
     if missing:
         some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
