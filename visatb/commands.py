@@ -148,6 +148,20 @@ def answer_arguments(
     return words
 
 
+def represent_arguments(
+    experiment: Experiment, layout: Layout, job: ModelJob, listing: Mapping[str, Any], checkpoint: str
+) -> list[str]:
+    """The arguments of llava.infer.represent for a model and its validation questions."""
+    words = ["--model-path", checkpoint, "--output", str(layout.representations)]
+    words += ["--question-file", *(listing["questions"]["val"][task]["file"] for task in job.val)]
+    words += ["--task_names", *job.val, "--batch-size", str(experiment.generation.batch_size)]
+    if experiment.image_folder is not None:
+        words += ["--image-folder", experiment.image_folder]
+    if experiment.model.template is not None:
+        words += ["--conv-mode", experiment.model.template]
+    return words
+
+
 def weighting_arguments(experiment: Experiment, layout: Layout, groups_file: str | None) -> list[str]:
     """The weighting command's arguments."""
     weighting = experiment.weighting

@@ -10,7 +10,7 @@ import difflib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -169,6 +169,7 @@ class Experiment(_Part):
     name: str
     model: Model
     tasks: dict[str, Task] = Field(min_length=1)
+    grouping: Literal["auto"] | Annotated[int, Field(ge=2)] | None = Field(default=None, alias="groups")
     image_folder: str | None = None
     subsets: Subsets = Subsets()
     weighting: Weighting = Weighting()
@@ -208,6 +209,15 @@ class Experiment(_Part):
     def units(self) -> dict[str, list[str]]:
         """The N weighting units: groups where there are any, else each task by itself."""
         return self.groups or {name: [name] for name in self.balanced}
+
+    def with_groups(self, groups: Mapping[str, Sequence[str]]) -> Experiment:
+        """The experiment with these groups in place of `groups: auto`; a group of one is no group."""
+        group_of = {task: name for name, members in groups.items() if len(members) > 1 for task in members}
+        tasks = {
+            name: task.model_copy(update={"group": group_of[name]}) if name in group_of else task
+            for name, task in self.tasks.items()
+        }
+        return self.model_copy(update={"tasks": tasks, "grouping": None})
 
     def to_yaml(self) -> str:
         """The experiment file with every default written out."""
@@ -303,9 +313,25 @@ def _problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
         yield ("weighting", "alpha"), "out, in and difficulty must sum to 1"
     if experiment.weighting.form == "simple" and experiment.weighting.difficulty == "precise":
         yield ("weighting", "difficulty"), "the simple form has precise difficulties in itself: leave it out"
+    yield from _grouping_problems(experiment)
     repeated = [name for name, count in Counter(experiment.methods).items() if count > 1]
     if repeated:
         yield ("methods",), f"{', '.join(repeated)} named more than once"
+
+
+def _grouping_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
+    if experiment.grouping is None:
+        return
+    if any(task.group for task in experiment.tasks.values()):
+        yield ("groups",), "tasks have groups of their own: give either those or this"
+    if experiment.weighting.form == "simple":
+        yield ("groups",), "are found by the mini model, which the simple form does not train: give each task its group"
+    most = len(experiment.balanced) - 1
+    if most < 2 or (experiment.grouping != "auto" and experiment.grouping > most):
+        yield (
+            ("groups",),
+            f"{len(experiment.balanced)} tasks make 2 to {most} groups" if most > 1 else "needs three tasks",
+        )
 
 
 def _task_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:

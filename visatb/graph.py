@@ -25,6 +25,7 @@ class ModelJob:
         data: (task, size) of each part of its training data, in the order of the tasks.
         val, test: tasks whose questions it answers.
         equal_steps: trained for as many optimizer steps as the final runs take.
+        represents: tells how it represents each task, for `groups: auto`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ModelJob:
     val: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     equal_steps: bool = False
+    represents: bool = False
 
     @property
     def tasks(self) -> list[str]:
@@ -56,10 +58,15 @@ TOGETHER = ("VisATB", "EW", "TLA", "RLW", "DWA", "IGB")
 
 
 def proxies(experiment: Experiment) -> list[ModelJob]:
-    """The models that λ is computed from, in the order that they are best trained in."""
+    """The models that λ is computed from, in the order that they are best trained in.
+
+    Of `groups: auto` only the mini model, until the groups are known.
+    """
     form, units = experiment.weighting.form, experiment.units
     everything = tuple(experiment.balanced)
     models = []
+    if experiment.grouping:
+        return [ModelJob("mini", "proxies", "EW", _mixed(experiment, ()), everything, represents=True)]
     if form == "simple":
         models = [ModelJob("base", "base", "EW", (), everything)]
     else:
@@ -91,6 +98,8 @@ def stl_model(experiment: Experiment, task: str) -> str:
 
 def models(experiment: Experiment) -> list[ModelJob]:
     """All models of an experiment: proxies first, then the methods' in their order, STL's last."""
+    if experiment.grouping:
+        return proxies(experiment)
     tested = tuple(task for task in experiment.balanced if experiment.tasks[task].test)
     found = {model.name: model for model in proxies(experiment)}
     whole = _only(experiment.tasks, "whole")
@@ -117,6 +126,8 @@ def jobs(experiment: Experiment) -> list[Job]:
     for model in everything:
         after = (CHECK, SUBSETS, WEIGHTS) if model.method == "VisATB" else (CHECK, SUBSETS)
         listed.append(Job(model.name, "validation" if model.name in needed else "test", after, model))
+    if experiment.grouping:
+        return listed
     order = {"data": 0, "validation": 1, "weights": 2, "test": 3}
     listed.append(Job(WEIGHTS, "weights", tuple(model.name for model in everything if model.name in needed)))
     listed.sort(key=lambda job: order[job.stage])

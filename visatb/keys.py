@@ -133,7 +133,7 @@ class _Maker:
         return without(training_arguments(self.experiment, stage), *_WITHOUT_EFFECT.split())
 
     def _check(self) -> Any:
-        experiment = self.experiment
+        experiment = self.experiment.with_groups({})  # where groups are open, each task by itself
         return [
             self.model,
             experiment.image_folder,
@@ -178,6 +178,8 @@ class _Maker:
         if model.method == "VisATB":
             content["weights"] = digest(self._lambda())
         steps = {"train": digest(content)}
+        if model.represents:
+            steps["represent"] = digest([steps["train"], self._questions("val", model.val)])
         for split in SPLITS:
             tasks = getattr(model, split)
             if tasks:

@@ -82,6 +82,16 @@ class Layout:
         return self.score(split, task, model).with_suffix(".per_sample.json")
 
     @property
+    def representations(self) -> Path:
+        """How the mini model represents each task, for `groups: auto`."""
+        return self.engine / "representations.json"
+
+    @property
+    def grouping(self) -> Path:
+        """The groups that `groups: auto` found, and their tree."""
+        return self.root / "grouping.json"
+
+    @property
     def matrix(self) -> Path:
         """The validation matrix."""
         return self.root / "matrix.json"

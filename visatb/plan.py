@@ -84,12 +84,18 @@ def make_plan(experiment: Experiment, workdir: Path | None = None) -> Plan:
         ExperimentError: a data file is not there and its name does not tell how many records it would have.
     """
     guessed: list[str] = []
+    grouping = experiment.grouping
+    experiment = experiment.with_groups({})
     found = counts(experiment, lambda files: _count(files, guessed))
     size = parameters(experiment)
     speed = _measured(workdir) if workdir else None
     machine = _machine(experiment, size)
     planned = [_plan_model(experiment, model, found, size, machine, speed) for model in models(experiment)]
     notes = []
+    if grouping:
+        notes.append(
+            f"groups: {grouping}: found by the mini model; planned as if every task were its own, the most it costs"
+        )
     if guessed:
         notes.append(f"{len(guessed)} data files are not there; their sizes are taken from their names")
     if size is None:

@@ -15,6 +15,7 @@ from rich.live import Live
 
 from eval.core import EvaluationError
 from llava.data.errors import DataError
+from visatb import grouping
 from visatb.experiment import load_experiment
 from visatb.graph import jobs
 from visatb.keys import compute
@@ -78,11 +79,14 @@ def _positive(text: str) -> int:
 
 def _list_jobs(file: Path, workdir: Path) -> None:
     experiment, layout = load_experiment(file), Layout(workdir.resolve())
+    if experiment.grouping and grouping.is_known(experiment, layout):
+        experiment = grouping.resolve(experiment, layout)
     listed = jobs(experiment)
     left = outstanding(layout, listed, compute(experiment, layout))
     for job in left:
         sys.stdout.write(f"{job.name}\n")
-    sys.stderr.write(f"{len(left)} of {len(listed)} jobs are left\n")
+    more = "; the others follow when mini has told the groups" if experiment.grouping else ""
+    sys.stderr.write(f"{len(left)} of {len(listed)} jobs are left{more}\n")
 
 
 @contextmanager

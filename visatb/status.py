@@ -69,7 +69,8 @@ def read_status(workdir: Path) -> Status:
     running = is_locked(layout.lock("run"))
     found = [_job_status(layout, job, plan, running) for job in jobs(experiment)]
     results = read_object(layout.results)
-    remarks = [f"{task} waits for its score from outside: {file}" for task, file in results.get("waiting", {}).items()]
+    remarks = ["the other jobs follow when mini has told the groups"] if experiment.grouping else []
+    remarks += [f"{task} waits for its score from outside: {file}" for task, file in results.get("waiting", {}).items()]
     remarks += weight_advice(layout.root)
     return Status(experiment.name, running, found, remarks)
 

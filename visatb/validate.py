@@ -60,6 +60,7 @@ def validate(experiment: Experiment, layout: Layout) -> None:
     Raises:
         ExperimentError, DataError, EvaluationError, ValueError: what is wrong, with file and record.
     """
+    experiment = experiment.with_groups({})  # the final runs' settings, too, where groups are still to be found
     _check_files(experiment)
     for task in experiment.balanced:
         for metric in experiment.tasks[task].metric:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from llava.mm_utils import KeywordsStoppingCriteria
 from llava.model.family import Processor, family_of
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _WORKERS_FROM_IMAGES = 64  # starting processes for fewer takes longer than reading them
 
@@ -112,6 +113,19 @@ class Generator:
 
     def generate_batches(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[Any, str]]]:
         """`(id, answer)` of every prompt, batch by batch. Raises RequestError for an image that cannot be read."""
+        return self._batches(prompts, self._answers)
+
+    def states(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[Any, Tensor]]]:
+        """`(id, state)` of every prompt: the last layer's state behind its last token, float32[hidden], on the CPU.
+
+        It is what the answer's first token is read from. Raises RequestError as `generate_batches`.
+        """
+        return self._batches(prompts, self._states)
+
+    def _batches(
+        self, prompts: Sequence[Prompt], work: Callable[[dict[str, Tensor]], list[T]]
+    ) -> Iterator[list[tuple[Any, T]]]:
+        """`(id, what work makes of it)` of every prompt, batch by batch."""
         prompts = sorted(prompts, key=lambda prompt: -prompt.length)
         batches = self._plan(prompts)
         for batch, loaded in zip(batches, self._load(prompts, batches), strict=True):
@@ -119,8 +133,8 @@ class Generator:
             for prompt, one in zip(rows, loaded, strict=True):
                 if isinstance(one, BadSampleError):
                     raise RequestError(prompt.id, one)
-            answers = self._fitting(rows, loaded)
-            yield [(prompt.id, answer) for prompt, answer in zip(rows, answers, strict=True)]
+            made = self._fitting(rows, loaded, work)
+            yield [(prompt.id, one) for prompt, one in zip(rows, made, strict=True)]
 
     def stream(self, request: Request) -> Iterator[str]:
         """The answer to one request, in pieces as it is written. Raises BadSampleError."""
@@ -172,14 +186,19 @@ class Generator:
         dataset = _PixelBatches(prompts, batches, self.processor)
         return DataLoader(dataset, batch_size=None, num_workers=workers if images else 0)
 
-    def _fitting(self, prompts: Sequence[Prompt], pixels: Sequence[dict[str, Tensor]]) -> list[str]:
-        """The answers, in as few passes as memory allows."""
+    def _fitting(
+        self,
+        prompts: Sequence[Prompt],
+        pixels: Sequence[dict[str, Tensor]],
+        work: Callable[[dict[str, Tensor]], list[T]],
+    ) -> list[T]:
+        """What `work` makes of the prompts, in as few passes as memory allows."""
         size = len(prompts) if self._limit is None else min(self._limit, len(prompts))
-        answers: list[str] = []
-        while len(answers) < len(prompts):
-            part = slice(len(answers), len(answers) + size)
+        made: list[T] = []
+        while len(made) < len(prompts):
+            part = slice(len(made), len(made) + size)
             try:
-                answers += self._answers(self._inputs(prompts[part], pixels[part]))
+                made += work(self._inputs(prompts[part], pixels[part]))
                 continue
             except RuntimeError as error:
                 rows = len(prompts[part])
@@ -189,8 +208,8 @@ class Generator:
             size = self._limit = rows // 2
             if self.model.device.type == "cuda":
                 torch.cuda.empty_cache()
-            logger.warning("out of memory with %d answers at once; going on with %d", rows, size)
-        return answers
+            logger.warning("out of memory with %d prompts at once; going on with %d", rows, size)
+        return made
 
     def _inputs(self, prompts: Sequence[Prompt], pixels: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         batch = self.prompts.batch(prompts, pixels)
@@ -206,6 +225,16 @@ class Generator:
         answers = [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in written]
         texts = self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [self.end.cut(text) for text in texts]
+
+    def _states(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        found: list[Tensor] = []
+        head: Any = self.model.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda _, args: found.append(args[0][:, -1]))
+        try:
+            self._run(inputs)
+        finally:
+            handle.remove()
+        return list(found[0].float().cpu())
 
     @torch.inference_mode()
     def _run(self, inputs: dict[str, Tensor], streamer: TextIteratorStreamer | None = None) -> Tensor:

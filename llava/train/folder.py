@@ -73,6 +73,8 @@ def publish(folder: Path, last: str = "config.json") -> None:
     saving = saving_folder(folder)
     for file in sorted(saving.iterdir(), key=lambda file: file.name == last):
         target = folder / file.name
+        if file.is_file():
+            file.chmod(0o644)  # safetensors writes 0600, which would keep colleagues from loading the model
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(file, target)

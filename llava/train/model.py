@@ -221,9 +221,12 @@ def _without_zero3() -> Iterator[None]:
 def load_base(source: Source, base: Path, model: ModelArguments, dtype: torch.dtype) -> PreTrainedModel:
     """Load the model on this rank (its part of it under ZeRO-3)."""
     quantization = quantization_config(model.bits, source.family, dtype, model.double_quant, model.quant_type)
-    net = source.family.load_model(
-        base, dtype=dtype, attn_implementation=model.attn_implementation, quantization_config=quantization
-    )
+    try:
+        net = source.family.load_model(
+            base, dtype=dtype, attn_implementation=model.attn_implementation, quantization_config=quantization
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     if source.vision_tower is not None:
         net.config.mm_vision_tower = _recorded(model.vision_tower or "")
     return net

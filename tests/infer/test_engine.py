@@ -7,7 +7,7 @@ from PIL import Image
 
 from llava.data.errors import DataError
 from llava.infer.engine import GenerationSettings, Generator, RequestError, _until
-from llava.infer.prompts import PromptMaker, Request
+from llava.infer.prompts import PromptMaker, Request, pixel_inputs
 from tests.infer.conftest import mixed_requests, noise
 
 NEW = 12
@@ -267,3 +267,17 @@ def test_a_request_that_cannot_be_asked_is_named(load):
 def test_settings_are_checked(bad):
     with pytest.raises(ValueError, match="must"):
         GenerationSettings(**bad)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_are_those_of_a_plain_forward(load, family):
+    model, processor = load(family)
+    requests = mixed_requests(6)
+    generator = Generator(model, processor, None, GenerationSettings(max_new_tokens=1, batch_size=4))
+    prompts = {request.id: generator.prompts.prompt(request) for request in requests}
+    found = dict(pair for batch in generator.states(list(prompts.values())) for pair in batch)
+    for request in requests:
+        inputs = generator._inputs([prompts[request.id]], [pixel_inputs(processor, prompts[request.id])])
+        with torch.no_grad():
+            hidden = model.model(**inputs, use_cache=False).last_hidden_state[0, -1]
+        torch.testing.assert_close(found[request.id], hidden, rtol=1e-4, atol=1e-4)

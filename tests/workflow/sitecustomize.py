@@ -3,7 +3,12 @@
 import os
 import sys
 
-_STAND_INS = {"llava.train.train": "train", "inference_visatb": "answer", "visatb.validate": "check"}
+_STAND_INS = {
+    "llava.train.train": "train",
+    "inference_visatb": "answer",
+    "llava.infer.represent": "represent",
+    "visatb.validate": "check",
+}
 if not os.environ.get("REAL_REPORT"):
     _STAND_INS["visatb.report"] = "report"
 _words = sys.orig_argv

@@ -87,6 +87,24 @@ def answer(words: list[str]) -> int:
     return 0
 
 
+def represent(words: list[str]) -> int:
+    """Tasks of the same first letter look alike."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model-path", type=Path)
+    parser.add_argument("--task_names", nargs="+")
+    parser.add_argument("--output", type=Path)
+    arguments, _ = parser.parse_known_args(words)
+    note(f"represent {arguments.model_path.name}")
+    assert (arguments.model_path / "model.safetensors").exists()
+    letters = sorted({task[0] for task in arguments.task_names})
+    vectors = {
+        task: [10.0 * (task[0] == letter) for letter in letters] + [len(task) + 0.1 * place]
+        for place, task in enumerate(arguments.task_names)
+    }
+    arguments.output.write_text(json.dumps(vectors))
+    return 0
+
+
 def check(words: list[str]) -> int:
     note("check")
     return 0
@@ -100,4 +118,5 @@ def report(words: list[str]) -> int:
 
 
 def main(what: str, words: list[str]) -> int:
-    return {"train": train, "answer": answer, "check": check, "report": report}[what](words)
+    made = {"train": train, "answer": answer, "represent": represent, "check": check, "report": report}
+    return made[what](words)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from visatb.report.load import COMPONENTS, Run
 from visatb.report.svg import Points, method_classes
+from visatb.report.tree import read_tree
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,9 @@ def write_figures(run: Run, losses: Mapping[str, Mapping[str, Points]], folder: 
         draws["contributions"] = lambda: _contributions(weights)
         draws["difficulties"] = lambda: _difficulties(weights)
         draws["weights"] = lambda: _weights(weights)
+    if run.grouping:
+        grouping = run.grouping
+        draws["groups"] = lambda: _groups(grouping)
     deltas = _deltas_of(run)
     if deltas:
         draws["results"] = lambda: _results(deltas)
@@ -89,6 +93,22 @@ def _contributions(weights: Mapping[str, Any]) -> Figure:
     axes.set_ylabel("from")
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03).outline.set_visible(False)
+    return figure
+
+
+def _groups(grouping: Mapping[str, Any]) -> Figure:
+    tree = read_tree(grouping)
+    figure = Figure(figsize=(5.2, 0.8 + 0.34 * len(tree.leaves)))
+    axes = figure.add_subplot()
+    for join in tree.joins:
+        x = [join.left[0], join.height, join.height, join.right[0]]
+        y = [join.left[1], join.left[1], join.right[1], join.right[1]]
+        axes.plot(x, y, color=METHOD_COLOURS[0] if join.inside else "#6b7280", linewidth=1.4)
+    axes.axvline(tree.cut, color="#1c1e21", linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_yticks(range(len(tree.leaves)), [plain(name) for name in tree.leaves])
+    axes.set_xlabel("distance (1 − cosine)")
+    axes.set_xlim(left=0)
+    axes.invert_yaxis()
     return figure
 
 

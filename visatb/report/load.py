@@ -61,6 +61,7 @@ class Run:
     weights: dict[str, Any] | None
     results: dict[str, Any] | None
     cost: dict[str, dict[str, Any]]
+    grouping: dict[str, Any] | None
     subsets: dict[str, Any] | None
     scores: dict[tuple[str, str, str], list[Cell]]
     malformed: dict[tuple[str, str, str], tuple[int, int]]
@@ -122,6 +123,7 @@ def load(folder: Path) -> Run:
         weights=weights,
         results=results,
         cost={model: entry for model, entry in cost.items() if isinstance(entry, dict)},
+        grouping=_object(layout.grouping, ("tasks", "tree", "groups", "silhouettes", "asked")),
         subsets=_object(layout.subsets),
         scores=scores,
         malformed=malformed,

@@ -9,6 +9,7 @@ from typing import Any
 from visatb.report import svg
 from visatb.report.figures import unit_interval
 from visatb.report.load import COMPONENTS, Run
+from visatb.report.tree import read_tree
 
 STRONG = 0.78  # share of a heat cell's colour from which its text turns to the other end of the grey scale
 
@@ -55,6 +56,20 @@ def _heat(value: float | None, top: float, own: bool, source: str, target: str) 
     css = "own" if own else ("pos" if value >= 0 else "neg") + (" strong" if share > STRONG else "")
     text = f"{value:.3f}".replace("-", "−")
     return {"text": text, "css": css, "share": round(100 * share), "hint": f"{source} to {target}: {value:.4f}"}
+
+
+def groups(run: Run) -> dict[str, Any] | None:
+    """The groups that `groups: auto` found, their tree, and how clear a cut it was."""
+    if not run.grouping:
+        return None
+    found = run.grouping
+    silhouettes = sorted((int(count), value) for count, value in found["silhouettes"].items())
+    return {
+        "chart": svg.task_tree(read_tree(found), found["groups"]),
+        "rows": [(name, ", ".join(members)) for name, members in found["groups"].items()],
+        "chosen": found["asked"] == "auto",
+        "silhouettes": ", ".join(f"{count}: {value:.2f}".replace("-", "−") for count, value in silhouettes),
+    }
 
 
 def difficulties(run: Run) -> dict[str, Any] | None:

@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from visatb.report.tree import Tree
+
 Points = Sequence[tuple[float, float]]
 WIDTH = 420  # user units; about one phone's width, so that text stays readable there
 GUTTER = 118
@@ -71,6 +73,25 @@ def difficulty_bars(values: Mapping[str, float | None]) -> Markup:
                 "rect", "bar hard", None, f"{name}: D = {value:.4f}", x=left, y=y + 6, width=right - left, height=18
             )
         chart.label(scale(max(value or 0, 0)) + 6, y + 19, _number(value, 3), "value start")
+    return chart.markup()
+
+
+def task_tree(tree: Tree, groups: Mapping[str, Sequence[str]]) -> Markup:
+    """The tree that tasks were grouped by: a row per task, joins to the right by their distance, the cut dashed."""
+    high = max(join.height for join in tree.joins)
+    scale = _scale(0, high, GUTTER, WIDTH - 12)
+    said = "; ".join(", ".join(members) for members in groups.values())
+    chart = _Chart(len(tree.leaves) * ROW + 26, "Tree of tasks, cut into groups", said, "tree")
+    _grid(chart, scale, _ticks(0, high, 4), len(tree.leaves) * ROW)
+    for row, name in enumerate(tree.leaves):
+        chart.name_of_row(row * ROW + 19, name)
+    for join in tree.joins:
+        x, css = scale(join.height), "branch inside" if join.inside else "branch"
+        ends = [(scale(height), row * ROW + 15) for height, row in (join.left, join.right)]
+        for end, y in ends:
+            chart.line(end, y, x, y, css)
+        chart.line(x, ends[0][1], x, ends[1][1], css)
+    chart.line(scale(tree.cut), 0, scale(tree.cut), len(tree.leaves) * ROW, "one")
     return chart.markup()
 
 

@@ -30,6 +30,7 @@ def view(run: Run) -> dict[str, Any]:
         "tiles": _tiles(run, comparison),
         "notes": notes(run),
         "matrix": measured.matrix(run),
+        "groups": measured.groups(run),
         "contributions": measured.contributions(run),
         "difficulties": measured.difficulties(run),
         "weights": measured.weights(run),

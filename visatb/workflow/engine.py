@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from eval.core import write_json
+from visatb import grouping
 from visatb import keys as key_maker
 from visatb.experiment import Experiment, load_experiment
 from visatb.graph import CHECK, SUBSETS, Job
@@ -80,9 +81,22 @@ def run_experiment(
         raise RefusedError(f"{layout.root} holds other files: choose another --workdir")
     try:
         with locked(layout.lock("run")):
-            return _run(experiment, layout, options, watch or (lambda _: None))
+            return _run_in_turn(experiment, layout, options, watch or (lambda _: None))
     except LockedError as error:
         raise RefusedError(f"another run works in {layout.root}: wait for it, or stop it first") from error
+
+
+def _run_in_turn(experiment: Experiment, layout: Layout, options: Options, watch: Callable[[Layout], None]) -> Outcome:
+    """Find the groups first where the experiment leaves them open, then run the rest."""
+    if experiment.grouping is None:
+        layout.grouping.unlink(missing_ok=True)
+    else:
+        if not grouping.is_known(experiment, layout):
+            outcome = _run(experiment, layout, options, watch)
+            if not outcome.finished:
+                return outcome
+        experiment = grouping.resolve(experiment, layout)
+    return _run(experiment, layout, options, watch)
 
 
 def _run(experiment: Experiment, layout: Layout, options: Options, watch: Callable[[Layout], None]) -> Outcome:

@@ -50,7 +50,8 @@ def train(context: Context, step: str, key: str, keys: Keys) -> None:
     """Train a model, or go on with it; nothing where its weights are there, or nothing asks for them any more."""
     model = _model(context)
     folder = context.layout.model(model.name)
-    wanted = not all(context.steps.done(name, other) for name, other in keys.items() if name.startswith("answer"))
+    asked = {name: other for name, other in keys.items() if name.startswith(("answer", "represent"))}
+    wanted = not all(context.steps.done(name, other) for name, other in asked.items())
     trained = context.steps.done(step, key)
     if trained and (has_weights(folder) or not wanted or not model.data):
         tidy(context, model)
@@ -67,6 +68,17 @@ def train(context: Context, step: str, key: str, keys: Keys) -> None:
             arguments = [*commands.model_arguments(context.experiment), "--output_dir", str(folder)]
             context.run("visatb.workflow.base", arguments)
     tidy(context, model)
+
+
+def represent(context: Context, step: str, key: str, keys: Keys) -> None:
+    """Tell how the model represents each task."""
+    model = _model(context)
+    if not context.steps.done(step, key):
+        checkpoint = str(context.layout.model(model.name))
+        listing = read_object(context.layout.subsets)
+        with _noted(context, step, key):
+            arguments = commands.represent_arguments(context.experiment, context.layout, model, listing, checkpoint)
+            context.run("llava.infer.represent", arguments)
 
 
 def answer(context: Context, step: str, key: str, keys: Keys) -> None:
@@ -202,6 +214,7 @@ STEPS: dict[str, Callable[[Context, str, str, Keys], None]] = {
     "check": _simple(check),
     "subsets": _simple(lambda context: write_subsets(context.experiment, context.layout)),
     "train": train,
+    "represent": represent,
     "answer": answer,
     "score": score,
     "weights": _simple(weights),

@@ -26,7 +26,7 @@ from typing import Any
 
 ADDRESS = "VISATB_WARM"
 """Environment variable with the address of the server, where there is one."""
-MODULES = ("llava.train.train", "inference_visatb", "visatb.validate")
+MODULES = ("llava.train.train", "inference_visatb", "llava.infer.represent", "visatb.validate")
 """What it runs: modules with a `main(arguments) -> exit code`."""
 _IMPORTED = (*MODULES, "llava.infer.run", "llava.infer.checkpoint")
 _POLL = 0.05
