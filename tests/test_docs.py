@@ -1,14 +1,22 @@
-"""What the guides show: the code of extending.md runs, and every link leads somewhere."""
+"""What the guides show: code runs, commands and their flags exist, links lead somewhere, the README's steps work."""
 
 from __future__ import annotations
 
+import functools
+import os
 import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from tests.workflow.world import write_task
 from transformers_patch.weighter import Float64, Int64, Weighter
 
 ROOT = Path(__file__).parents[1]
@@ -32,3 +40,67 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of every command in a page's shell blocks, without what is set before it."""
+    for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in line.split("  #")[0].split("&&"):
+                words = shlex.split(command)
+                while words and re.match(r"[A-Z_]+=", words[0]):
+                    words.pop(0)
+                if words:
+                    yield words
+
+
+@functools.cache
+def help_of(*words: str) -> str:
+    text = "--help_all" if words[-1] == "llava.train.train" else "--help"
+    result = subprocess.run([sys.executable, *words, text], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def known_flags(words: list[str]) -> str | None:
+    """The help text of one of our commands, None for what is not ours."""
+    program, *rest = words
+    if program == "visatb":
+        names = ["llava.train.train"] if rest[0] == "train" else ["visatb.cli", rest[0]]
+        return help_of("-m", *names, *(rest[1:2] if rest[0] == "prepare" else []))
+    if program == "python" and rest[0].endswith(".py") and (ROOT / rest[0]).exists():
+        return help_of(rest[0])
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_their_flags_exist(page):
+    for words in commands(page):
+        if words[0] == "bash":
+            assert (ROOT / words[1]).is_file(), words
+        flags = [word for word in words if word.startswith("--")]
+        text = known_flags(words)
+        if text is not None:
+            assert not [flag for flag in flags if not re.search(rf"{flag}(?![\w-])", text)], words
+
+
+def test_steps_of_the_readme(tmp_path):
+    """A folder of data through the README's commands, with stand-ins for training and answering."""
+    for number, task in enumerate(("colour", "shape")):
+        write_task(tmp_path / "my_data", task, {"train": 160, "val": 12, "test": 10}, number)
+    stand_ins = os.pathsep.join([str(ROOT / "tests/workflow"), str(ROOT)])
+    steps = [words for words in commands(ROOT / "README.md") if words[0] == "visatb"]
+    assert [words[1] for words in steps] == ["init", "validate", "plan", "run", "status"]
+    for words in steps:
+        module = ["visatb.validate"] if words[1] == "validate" else ["visatb.cli", words[1]]  # a stand-in's name
+        more = ["--cold"] if words[1] == "run" else []
+        command = [sys.executable, "-m", *module, *words[2:], *more]
+        environment = {**os.environ, "PYTHONPATH": stand_ins}
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, (words, result.stdout, result.stderr)
+        if words[1] == "init":
+            file = tmp_path / "my.yaml"
+            draft = yaml.safe_load(file.read_text())
+            file.write_text(yaml.safe_dump(draft | {"model": {"path": "somewhere/7b"}}, sort_keys=False))
+    assert (tmp_path / "outputs/my/report/index.html").exists()
+    assert "10 of 10 jobs done" in result.stdout

@@ -51,6 +51,10 @@ global_batch_size: 128
 training: # any argument of `visatb train`
   learning_rate: 2e-5
   num_train_epochs: 1
+  # for a 7B model on GPUs of 80 GB, with gpus_per_job: 8 below
+  # bf16: true
+  # gradient_checkpointing: true
+  # deepspeed: scripts_visatb/zero3.json # relative to this file
 
 launcher:
   gpus_per_job: 1 # or all; without GPUs: processes
