@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from llava.model.builder import load_model_and_processor
+from llava.train import model as model_source
 from llava.train.folder import read_json
 from llava.train.train import main
 from llava.train.trainer import LlavaTrainer
@@ -108,6 +109,28 @@ def test_lora_is_loadable_with_its_projector(train, bench, tmp_path):
     projector = next(tensor for name, tensor in saved.items() if name.endswith("projector.linear_1.weight"))
     assert torch.equal(merged.get_submodule("model.multi_modal_projector").linear_1.weight, projector)
     assert processor.default_template == "v1"
+
+
+@pytest.mark.parametrize(("bits", "layer"), [(4, "Linear4bit"), (8, "Linear8bitLt")])
+def test_qlora_trains_on_quantized_layers(train, tmp_path, monkeypatch, bits, layer):
+    pytest.importorskip("bitsandbytes")
+    kinds = {}
+    load = model_source.load_base
+
+    def spy(*arguments):
+        net = load(*arguments)
+        kinds.update({name: type(module).__name__ for name, module in net.named_modules()})
+        return net
+
+    monkeypatch.setattr("llava.train.train.load_base", spy)
+    assert train(lora_enable=True, lora_r=4, bits=bits, bf16=True, learning_rate=1e-2) == 0
+    quantized = {name for name, kind in kinds.items() if kind == layer}
+    assert any(name.endswith("q_proj") for name in quantized)
+    assert not any("vision_tower" in name or "projector" in name or "lm_head" in name for name in quantized)
+    saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert any("lora_B" in name and tensor.abs().max() > 0 for name, tensor in saved.items())
+    model, _ = load_model_and_processor(tmp_path / "out")
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("lora", [False, True])

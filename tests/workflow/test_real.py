@@ -56,6 +56,7 @@ FORMS = {
     "precise": ({"weighting": {"difficulty": "precise", "on_degenerate": "drop"}}, None),
     "simple": ({"weighting": {"form": "simple", "on_degenerate": "drop"}}, None),
     "grouped": ({}, {"color": {"group": "looks"}, "hue": {"group": "looks"}, "shape": {}}),
+    "groups found": ({"groups": 2}, {"color": {}, "hue": {}, "shape": {}}),
 }
 
 
@@ -66,10 +67,13 @@ def test_form_reaches_weights(tmp_path, base, form):
     run()
     weights = run.read("weights.json")["weights"]
     assert set(weights) == set(tasks or {"color", "shape"})
-    assert sum(weights.values()) == pytest.approx(len(weights) if form != "grouped" else sum(weights.values()))
-    if form == "grouped":
-        assert weights["color"] == weights["hue"]
-        assert weights["color"] + weights["shape"] == pytest.approx(2)
+    if form.startswith("group"):
+        groups = run.read("weights.json")["groups"]
+        assert len(groups) == 2
+        assert all(len({weights[task] for task in members}) == 1 for members in groups.values())
+        assert sum(weights[members[0]] for members in groups.values()) == pytest.approx(2)
+    else:
+        assert sum(weights.values()) == pytest.approx(len(weights))
     assert (run.workdir / "report" / "index.html").stat().st_size > 10_000
 
 
