@@ -2,7 +2,7 @@
 # The whole experiment on five tiny tasks, on a fresh machine: environment, data, proxies, λ, final runs, report.
 #   bash scripts_visatb/quickstart.sh              EW and VisATB at the end
 #   STL=1 bash scripts_visatb/quickstart.sh        single-task training too: five more runs
-# Cost: about 5 minutes on 2 CPU cores, and once 2 to 3 minutes for the environment (docs/tiny.md: measured times).
+# Cost: about 3 minutes on 2 CPU cores, and once 2 to 3 minutes for the environment (docs/tiny.md: measured times).
 # Result: the path of the report, as the last line. Started again, it goes on where it was stopped.
 # Further arguments go to `visatb run`. VENV and PYTHON as in setup.sh.
 set -euo pipefail
