@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from visatb.experiment import Argument, Experiment, training_arguments
 from visatb.graph import ModelJob
 from visatb.layout import Layout
+from visatb.schema import Argument, Experiment, training_arguments
 from visatb.yaml_lines import ExperimentError
 
 LARGEST_MICRO_BATCH = 16

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from visatb.experiment import Experiment, training_arguments
+from visatb.schema import Experiment, training_arguments
 
 Size = Literal["mini", "large", "whole"]
 Stage = Literal["proxies", "finals", "stl", "base"]

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.core import EvaluationError, read_json, write_json
-from visatb.experiment import Experiment
 from visatb.graph import models
 from visatb.keys import compute
 from visatb.layout import Layout, safe
+from visatb.schema import Experiment
 from visatb.workflow.state import Steps
 
 Matrix = NDArray[np.float64]

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.core import EvaluationError, read_json, write_json
-from visatb.experiment import Experiment, training_arguments
 from visatb.graph import CHECK, REPORT, RESULTS, SUBSETS, WEIGHTS, Job, ModelJob, jobs, models, proxies
 from visatb.layout import SPLITS, Layout
+from visatb.schema import Experiment, training_arguments
 
 # Training arguments that decide how a run goes, not what comes out of it.
 _WITHOUT_EFFECT = """

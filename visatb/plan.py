@@ -14,9 +14,9 @@ from pathlib import Path
 
 from visatb import records
 from visatb.commands import optimizer_steps
-from visatb.experiment import Experiment, training_arguments
 from visatb.graph import ModelJob, models, proxies
 from visatb.layout import Layout
+from visatb.schema import Experiment, training_arguments
 from visatb.subsets import Counts, counts
 from visatb.yaml_lines import ExperimentError
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from eval.core import write_json
 from visatb import records
-from visatb.experiment import Experiment, round_to_count
 from visatb.graph import ModelJob, Size, models
 from visatb.layout import SPLITS, Layout
+from visatb.schema import Experiment, round_to_count
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from eval.core import EvaluationError, read_answers, write_json
 from eval.metrics import load_metric
 from llava.data.errors import DataError
 from visatb.commands import Launch, batch_split, train_arguments
-from visatb.experiment import Experiment, load_experiment, training_arguments
+from visatb.experiment import load_experiment
 from visatb.graph import ModelJob, Stage, models
 from visatb.layout import SPLITS, Layout
+from visatb.schema import Experiment, training_arguments
 from visatb.yaml_lines import ExperimentError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from visatb import experiment
+from visatb import schema
 
 TEXT = (Path(__file__).parents[2] / "docs" / "experiment.md").read_text()
 
@@ -14,12 +14,12 @@ TEXT = (Path(__file__).parents[2] / "docs" / "experiment.md").read_text()
 @pytest.mark.parametrize(
     ("part", "prefix"),
     [
-        (experiment.Experiment, ""),
-        (experiment.Model, "model."),
-        (experiment.Task, "tasks.T."),
-        (experiment.Subsets, "subsets."),
-        (experiment.Weighting, "weighting."),
-        (experiment.Launcher, "launcher."),
+        (schema.Experiment, ""),
+        (schema.Model, "model."),
+        (schema.Task, "tasks.T."),
+        (schema.Subsets, "subsets."),
+        (schema.Weighting, "weighting."),
+        (schema.Launcher, "launcher."),
     ],
 )
 def test_every_setting_is_explained(part, prefix):

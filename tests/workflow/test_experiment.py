@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.workflow.world import write_experiment
-from visatb.experiment import load_experiment, round_to_count
+from visatb.experiment import load_experiment
+from visatb.schema import round_to_count
 from visatb.yaml_lines import ExperimentError
 
 GOOD = """\

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from visatb.commands import Launch
-from visatb.experiment import Experiment
 from visatb.graph import Job
 from visatb.layout import Layout
+from visatb.schema import Experiment
 from visatb.workflow import devices
 from visatb.workflow.process import TAG, Stopper, run
 from visatb.workflow.state import Steps

@@ -24,11 +24,12 @@ import psutil
 from eval.core import write_json
 from visatb import grouping
 from visatb import keys as key_maker
-from visatb.experiment import Experiment, load_experiment
+from visatb.experiment import load_experiment
 from visatb.graph import CHECK, SUBSETS, Job
 from visatb.graph import jobs as all_jobs
 from visatb.keys import Keys
 from visatb.layout import Layout, safe
+from visatb.schema import Experiment
 from visatb.workflow import devices, warm
 from visatb.workflow.context import REPOSITORY
 from visatb.workflow.files import write_text

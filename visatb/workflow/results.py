@@ -12,9 +12,9 @@ from typing import Any
 
 from eval.core import EvaluationError, read_json, write_json
 from eval.overall import Table, overall
-from visatb.experiment import Experiment
 from visatb.graph import models, stl_model
 from visatb.layout import Layout
+from visatb.schema import Experiment
 from visatb.workflow.state import Steps, read_object
 
 Figures = dict[str, list[float]]  # method → a task's values in the order of its metrics

@@ -1,0 +1,206 @@
+"""The experiment file's schema and defaults (docs/experiment.md)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+# The settings that LLaVA-v1.5 and the paper train with, as far as they decide results.
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "num_train_epochs": 1,
+    "learning_rate": 2e-5,
+    "lr_scheduler_type": "cosine",
+    "warmup_ratio": 0.03,
+    "weight_decay": 0.0,
+    "model_max_length": 2048,
+    "logging_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 500,
+    "save_total_limit": 1,
+    "report_to": "none",
+}
+
+
+def _rate(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"{value!r} is not a rate such as 0.25 or 1/4") from error
+    return value
+
+
+def _parameters(value: Any) -> Any:
+    """7B → 7e9."""
+    units = {"K": 1e3, "M": 1e6, "B": 1e9}
+    if isinstance(value, str) and value[-1:].upper() in units:
+        try:
+            return float(value[:-1]) * units[value[-1:].upper()]
+        except ValueError as error:
+            raise ValueError(f"{value!r} is not a number of parameters such as 7B") from error
+    return value
+
+
+def _list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Rate = Annotated[float, BeforeValidator(_rate), Field(gt=0, le=1)]
+Strings = Annotated[list[str], BeforeValidator(_list), Field(min_length=1)]
+Argument = bool | int | float | str | list[int | float | str] | dict[str, Any]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=False, frozen=True, protected_namespaces=())
+
+
+class Model(_Part):
+    """The model that every run starts from: a saved checkpoint, or the parts of a LLaVA."""
+
+    path: str
+    family: str | None = None
+    vision_tower: str | None = None
+    projector: str | None = None
+    template: str | None = None
+    parameters: Annotated[float, BeforeValidator(_parameters), Field(gt=0)] | None = None
+
+
+class Task(_Part):
+    """A task's files and metrics. `weight` fixes its weight: it then has training data only."""
+
+    train: Strings
+    val: str | None = None
+    test: str | None = None
+    metric: Annotated[list[str], BeforeValidator(_list)] = []
+    group: str | None = None
+    weight: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    score: str | None = None
+
+
+class Subsets(_Part):
+    """Sampling rates, both of a task's whole training data; the mini subset lies in the large one."""
+
+    large: Rate = 1.0
+    mini: Rate = 1 / 32
+    seed: int = 0
+
+
+class Alpha(_Part):
+    """Shares of the three weight components (Eq. 8)."""
+
+    out: float = Field(default=0.25, ge=0)
+    in_: float = Field(default=0.25, ge=0, alias="in")
+    difficulty: float = Field(default=0.5, ge=0)
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Weighting(_Part):
+    """How λ is computed from the validation matrix; the arguments of weighting_visatb.py."""
+
+    form: Literal["standard", "simple"] = "standard"
+    difficulty: Literal["real", "precise"] = "real"
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 0.5
+    alpha: Alpha = Alpha()
+    on_degenerate: Literal["error", "drop", "clip"] = "error"
+    bootstrap: int = Field(default=1000, ge=0)
+
+
+class Generation(_Part):
+    """How questions are answered; the arguments of inference_visatb.py."""
+
+    batch_size: int | Literal["auto"] = "auto"
+    max_new_tokens: int = Field(default=1024, gt=0)
+    temperature: float = Field(default=0, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    num_beams: int = Field(default=1, ge=1)
+
+
+class Launcher(_Part):
+    """How a job is started on one machine. `gpus_per_job` counts where there are GPUs, `processes` where not or 0."""
+
+    kind: Literal["torchrun", "deepspeed"] = "torchrun"
+    gpus_per_job: Annotated[int, Field(ge=0)] | Literal["all"] = 1
+    processes: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+
+
+class Experiment(_Part):
+    """A whole experiment, checked. `source` is the file that it was read from."""
+
+    source: Path = Field(exclude=True)
+    name: str
+    model: Model
+    tasks: dict[str, Task] = Field(min_length=1)
+    grouping: Literal["auto"] | Annotated[int, Field(ge=2)] | None = Field(default=None, alias="groups")
+    image_folder: str | None = None
+    subsets: Subsets = Subsets()
+    weighting: Weighting = Weighting()
+    methods: list[Literal["VisATB", "EW", "TLA", "RLW", "DWA", "IGB", "STL"]] = ["EW", "VisATB"]
+    stl_steps: Literal["epoch", "equal"] = "epoch"
+    max_val_samples: int | None = Field(default=None, gt=0)
+    proxies: Literal["full", "lora"] = "full"
+    keep_proxies: Literal["none", "weights", "all"] = "none"
+    seed: int = 42
+    global_batch_size: int = Field(default=128, gt=0)
+    training: dict[str, Argument] = {}
+    overrides: dict[Literal["proxies", "finals", "stl"], dict[str, Argument]] = {}
+    generation: Generation = Generation()
+    launcher: Launcher = Launcher()
+
+    @property
+    def balanced(self) -> list[str]:
+        """The tasks whose weights are computed (those without a fixed weight), in order."""
+        return [name for name, task in self.tasks.items() if task.weight is None]
+
+    @property
+    def fixed(self) -> dict[str, float]:
+        """The tasks of fixed weight."""
+        return {name: task.weight for name, task in self.tasks.items() if task.weight is not None}
+
+    @property
+    def groups(self) -> dict[str, list[str]] | None:
+        """Group → its tasks in order, a task without one being its own; None where no task has a group."""
+        if not any(task.group for task in self.tasks.values()):
+            return None
+        groups: dict[str, list[str]] = {}
+        for name in self.balanced:
+            groups.setdefault(self.tasks[name].group or name, []).append(name)
+        return groups
+
+    @property
+    def units(self) -> dict[str, list[str]]:
+        """The N weighting units: groups where there are any, else each task by itself."""
+        return self.groups or {name: [name] for name in self.balanced}
+
+    def with_groups(self, groups: Mapping[str, Sequence[str]]) -> Experiment:
+        """The experiment with these groups in place of `groups: auto`; a group of one is no group."""
+        group_of = {task: name for name, members in groups.items() if len(members) > 1 for task in members}
+        tasks = {
+            name: task.model_copy(update={"group": group_of[name]}) if name in group_of else task
+            for name, task in self.tasks.items()
+        }
+        return self.model_copy(update={"tasks": tasks, "grouping": None})
+
+    def to_yaml(self) -> str:
+        """The experiment file with every default written out."""
+        content = self.model_dump(mode="json", by_alias=True)
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+def training_arguments(experiment: Experiment, stage: str) -> dict[str, Argument]:
+    """The train command's arguments of a stage ("proxies", "finals", "stl"): the common ones under its own."""
+    lora: dict[str, Argument] = {"lora_enable": True} if stage == "proxies" and experiment.proxies == "lora" else {}
+    stage_arguments = dict(experiment.overrides.items()).get(stage, {})  # type: ignore[call-overload]
+    return {**experiment.training, **lora, **stage_arguments}
+
+
+def round_to_count(rate: float, total: int) -> int:
+    """The size of a subset: at least one record."""
+    return max(1, min(total, math.floor(rate * total + 0.5)))
