@@ -6,6 +6,7 @@ both; a second run with the same data and settings finds it ready. Images are no
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
@@ -164,7 +166,8 @@ def _build(
     num_workers: int | None,
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".index-") as temporary:
+    _remove_abandoned(target.parent)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".index-") as temporary, _held(Path(temporary)):
         folder = Path(temporary) / "index"
         folder.mkdir()
         builder = _Builder(folder, settings, bad_samples)
@@ -183,6 +186,23 @@ def _build(
         except OSError:
             if not target.is_dir():  # else another process finished the same index first
                 raise
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep `folder/lock` locked; the system lets go of it when this process ends, however it ends."""
+    with open(folder / "lock.new", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.replace(folder / "lock.new", folder / "lock")  # nobody sees it unlocked
+        yield
+
+
+def _remove_abandoned(cache: Path) -> None:
+    """Remove what builds that were killed have left."""
+    for file in cache.glob(".index-*/lock"):
+        with suppress(OSError), open(file, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(file.parent, ignore_errors=True)
 
 
 class _Builder:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from llava.data import images as images_module
 from llava.data.errors import REASONS, DataError
-from llava.data.index import copy_problems
+from llava.data.index import _held, copy_problems
 from llava.data.store import PROBLEMS_FILE, SampleStore, read_summary
 from llava.data.work import IndexSettings, run_batches
 from tests.data.world import index, llava_processor, qwen_processor, record, save_image, write_json
@@ -285,6 +285,18 @@ def test_cache_is_used_and_only_for_the_same_data_and_settings(folder, llava):
         index(folder, [GOOD], qwen_processor()),
     ]
     assert len({result, *others}) == 7
+
+
+def test_what_a_killed_build_left_goes_and_a_running_one_stays(folder, llava):
+    cache = folder / "cache"
+    for name in (".index-killed", ".index-running"):
+        (cache / name / "index").mkdir(parents=True)
+    (cache / ".index-killed/lock").touch()
+    with _held(cache / ".index-running"):
+        result = index(folder, [GOOD], llava)
+        assert sorted(path.name for path in cache.iterdir()) == [".index-running", result.name]
+    index(folder, [GOOD], llava, template="llava_v1")
+    assert not list(cache.glob(".index-*"))
 
 
 def test_a_changed_tokenizer_is_another_index(folder, tmp_path, llava):
