@@ -128,8 +128,8 @@ def _seconds(clock: str) -> float | None:
 def render(status: Status) -> Group:
     """The status as a table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("stage", "job", "state", "step"):
-        table.add_column(name, no_wrap=True)
+    for name, width in (("stage", 10), ("job", 12), ("state", 7), ("step", 4)):
+        table.add_column(name, no_wrap=True, min_width=width)  # where there is little room, long names give way
     for name in ("progress", "time", "still"):
         table.add_column(name, justify="right", no_wrap=True)
     stage = ""

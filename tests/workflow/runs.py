@@ -15,6 +15,8 @@ REPOSITORY = Path(__file__).parents[2]
 class Run:
     """Runs of one experiment file in one work folder."""
 
+    patience = 300  # seconds
+
     def __init__(self, experiment: Path, **environment: str) -> None:
         self.experiment = experiment
         self.workdir = experiment.parent / "work"
@@ -47,7 +49,7 @@ class Run:
     def __call__(self, *words: str, code: int = 0, **environment: str) -> tuple[str, str]:
         """Run to the end; returns what it printed."""
         process = self.start(*words, **environment)
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=self.patience)
         assert process.returncode == code, f"exit code {process.returncode}:\n{output}\n{errors}\n{self.engine_log()}"
         return output, errors
 

@@ -40,6 +40,8 @@ def train(words: list[str]) -> int:
     folder = arguments.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     resumed = (folder / "progress").exists()
+    if not resumed:
+        (folder / "progress").write_text("0")  # at once, so that a kill soon after is a start like any other
     note(f"train {folder.name}{' resumed' if resumed else ''}")
     if os.environ.get("STAND_IN_FAILS") == folder.name:
         print("error: the stand-in was told to fail")

@@ -1,14 +1,13 @@
 """Real training and answering at micro size: every form to λ, the whole chain to the report, killed and gone on."""
 
 import json
-import os
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.tiny import tiny_llava
-from tests.workflow.runs import Run
+from tests.workflow.runs import REPOSITORY, Run
 from tests.workflow.test_kill import children
 from tests.workflow.test_run import wait_for
 from tests.workflow.world import write_experiment
@@ -26,6 +25,12 @@ SETTINGS = {
 
 class RealRun(Run):
     """Without stand-ins, commands forked from the warm server as in any run on a CPU."""
+
+    patience = 1200
+
+    def __init__(self, experiment: Path, **environment: str) -> None:
+        super().__init__(experiment, **environment)
+        self.environment["PYTHONPATH"] = str(REPOSITORY)
 
     def command(self, *words: str) -> list[str]:
         return [word for word in super().command(*words) if word != "--cold"]
@@ -46,9 +51,7 @@ def real(folder: Path, base: Path, tasks=None, **settings) -> RealRun:
             turn = record["conversations"][1]
             turn["value"] = f"the {record['id'].split('-')[0]} here is {turn['value']}"
         file.write_text(json.dumps(records))
-    run = RealRun(path)
-    run.environment["PYTHONPATH"] = run.environment["PYTHONPATH"].split(os.pathsep)[1]
-    return run
+    return RealRun(path)
 
 
 FORMS = {
