@@ -86,7 +86,9 @@ def _job_status(layout: Layout, job: Job, plan: dict[str, Any], running: bool) -
     if is_locked(layout.lock(job.name)):
         at = next((name for name, entry in steps.entries.items() if "since" in entry), "")
         entry = steps.entries.get(at, {"since": time.time(), "log": 0})
-        progress, left = last_progress(log, entry["log"]) if at.startswith(("train", "answer")) else (None, None)
+        progress, left = (
+            last_progress(log, entry["log"]) if at.startswith(("train", "answer", "represent")) else (None, None)
+        )
         now = time.time() - entry["since"]
         return JobStatus(job.name, job.stage, "running", at, progress, seconds + now, left)
     touched = log.exists() and log.stat().st_mtime >= plan["begun"]
