@@ -68,14 +68,30 @@ def test_failed_and_stopped_jobs_on_slurm(tmp_path, slurm):
     _, errors = run(*words, code=1, STAND_IN_FAILS="plus_mini-a", **slurm)
     assert "the stand-in was told to fail" in errors
     process = run.start(*words, STAND_IN_SECONDS="60", **slurm)
-    wait_for(lambda: (run.workdir / "models" / "plus_mini-a" / "progress").exists(), 120)
-    process.send_signal(2)
-    process.communicate(timeout=120)
-    assert process.returncode == 130
+    log = run.workdir / "logs" / "engine.log"
+    before = log.read_text().count("has been submitted")
+    wait_for(lambda: log.read_text().count("has been submitted") > before, 120)
+    _stop(process)
     cancelled = [words for words in _calls(slurm) if words[0] == "scancel"]
     assert cancelled
     run(*words, **slurm)
     assert run.read("weights.json")["weights"]
+
+
+@pytest.mark.slow
+def test_job_that_is_being_submitted_when_all_is_stopped(tmp_path, slurm):
+    """Its number is not known yet, so that the scheduler cannot be told."""
+    run = experiment(tmp_path / "experiment", methods=[])
+    process = run.start("--profile", str(profile(tmp_path)), STAND_IN_SECONDS="200", STAND_IN_SBATCH="4", **slurm)
+    wait_for(lambda: (run.workdir / "models" / "mini" / "progress").exists(), 240)
+    _stop(process)
+    assert "stopped" in (run.workdir / "logs" / "mini.log").read_text()
+
+
+def _stop(process):
+    process.send_signal(2)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
 
 
 def _calls(slurm: dict[str, str]) -> list[list[str]]:

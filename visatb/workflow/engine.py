@@ -288,14 +288,14 @@ def _watch_over(
 
 
 def _stop(engine: subprocess.Popen[bytes], layout: Layout, options: Options, stop: list[int]) -> None:
-    """End the engine and, here, its jobs, which save what they can."""
+    """End the engine and its jobs, which save what they can."""
+    (layout.engine / STOP_FILE).touch()  # also for a job that was just being submitted, and is not cancelled
     if options.profile:
         engine.send_signal(signal.SIGINT)  # it cancels what it has submitted
         engine.wait()
         return
     logger.warning("stopping: running jobs save what they can (a second Ctrl-C does not wait for them)")
     jobs = [(job.pid, job.create_time()) for job in psutil.Process(engine.pid).children(recursive=True)]
-    (layout.engine / STOP_FILE).touch()
     engine.kill()
     engine.wait()
     wait_until(lambda: len(stop) > 1 or not any(is_alive(*job) for job in jobs), 600)

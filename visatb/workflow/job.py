@@ -76,11 +76,11 @@ def _work(layout: Layout, name: str, plan: dict[str, Any], stop: Stopper) -> Non
 
 
 def _run_is_gone(layout: Layout, plan: dict[str, Any]) -> bool:
-    """Whether the local run that started this job was stopped, or killed."""
-    pid = plan.get("pid")
-    if pid is None:
-        return False  # a scheduler's job lives without the run that submitted it
-    return (layout.engine / STOP_FILE).exists() or not is_alive(pid, plan["created"])
+    """Whether the run that started this job was stopped or, where it is a local one, killed."""
+    if (layout.engine / STOP_FILE).exists():
+        return True
+    pid = plan.get("pid")  # none for a scheduler's job, which lives without the run that submitted it
+    return pid is not None and not is_alive(pid, plan["created"])
 
 
 if __name__ == "__main__":

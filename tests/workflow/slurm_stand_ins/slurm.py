@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 FOLDER = Path(os.environ["STAND_IN_SLURM"])
@@ -42,9 +43,9 @@ def sbatch(words: list[str]) -> int:
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "SLURM_JOB_ID": number}
     keeper = [sys.executable, __file__, "keep", number, command or "", output]
-    subprocess.Popen(
-        keeper, cwd=option(words, "-D"), env=environment, start_new_session=True, stdout=subprocess.DEVNULL
-    )
+    away: dict = {"start_new_session": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.Popen(keeper, cwd=option(words, "-D"), env=environment, **away)
+    time.sleep(float(os.environ.get("STAND_IN_SBATCH", "0")))  # a scheduler that answers late
     print(number)
     return 0
 
