@@ -154,11 +154,10 @@ def _grouping_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
     if experiment.weighting.form == "simple":
         yield ("groups",), "are found by the mini model, which the simple form does not train: give each task its group"
     most = len(experiment.balanced) - 1
-    if most < 2 or (experiment.grouping != "auto" and experiment.grouping > most):
-        yield (
-            ("groups",),
-            f"{len(experiment.balanced)} tasks make 2 to {most} groups" if most > 1 else "needs three tasks",
-        )
+    if most < 2:
+        yield ("groups",), f"three tasks and more can be grouped, not {most + 1}"
+    elif experiment.grouping != "auto" and experiment.grouping > most:
+        yield ("groups",), f"{most + 1} tasks make 2 to {most} groups"
 
 
 def _task_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:

@@ -14,10 +14,17 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llava.data.errors import BadSampleError, DataError
+
+if TYPE_CHECKING:
+    from llava.infer.engine import Generator
+    from llava.infer.prompts import Prompt
+    from llava.infer.questions import QuestionFile
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,30 +62,35 @@ def _represent(args: argparse.Namespace) -> None:
     from llava.infer.questions import explain, read_questions
 
     files = [read_questions(file, args.image_folder) for file in args.question_file]
+    places = [np.unique(np.linspace(0, len(f.requests) - 1, args.max_samples).round().astype(int)) for f in files]
     checkpoint = Checkpoint(args.model_path, None, "auto", None)
     batch_size = None if args.batch_size == "auto" else int(args.batch_size)
     settings = GenerationSettings(max_new_tokens=1, batch_size=batch_size)
     generator = Generator(checkpoint.model, checkpoint.processor, args.conv_mode, settings)
     means = {}
-    total = sum(min(args.max_samples, len(file.requests)) for file in files)
-    with tqdm(total=total, unit="question", dynamic_ncols=True) as progress:
-        for task, file in zip(args.task_names, files, strict=True):
-            count = min(args.max_samples, len(file.requests))
+    with tqdm(total=sum(map(len, places)), unit="question", dynamic_ncols=True) as progress:
+        for task, file, chosen in zip(args.task_names, files, places, strict=True):
             states = []
-            place = 0
             try:
-                prompts = []
-                for place in np.linspace(0, len(file.requests) - 1, count).round().astype(int):
-                    prompts.append(generator.prompts.prompt(file.requests[place]))
-                for batch in generator.states(prompts):
+                for batch in generator.states(_prompts(generator, file, chosen)):
                     states += [state.double().numpy() for _, state in batch]
                     progress.update(len(batch))
             except RequestError as error:
                 raise DataError(explain(file.name(error.request_id), error.error)) from error
-            except BadSampleError as error:
-                raise DataError(explain(file.name(int(place)), error)) from error
             means[task] = np.mean(states, axis=0).tolist()
     write_json(args.output, means)
+
+
+def _prompts(generator: Generator, file: QuestionFile, places: NDArray[np.int64]) -> list[Prompt]:
+    from llava.infer.engine import RequestError
+
+    prompts = []
+    for place in places.tolist():
+        try:
+            prompts.append(generator.prompts.prompt(file.requests[place]))
+        except BadSampleError as error:
+            raise RequestError(place, error) from error
+    return prompts
 
 
 if __name__ == "__main__":
