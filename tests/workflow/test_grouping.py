@@ -39,6 +39,9 @@ def test_silhouette_by_hand():
     distances = np.array([[0, 1, 4], [1, 0, 2], [4, 2, 0]], dtype=float)
     # (4 − 1)/4, (2 − 1)/2, and 0 for the one that is alone
     assert _silhouette(distances, np.array([0, 0, 1])) == pytest.approx((0.75 + 0.5 + 0) / 3)
+    # the third is nearest to both: (1 − 4)/4, (2 − 4)/4
+    distances = np.array([[0, 4, 1], [4, 0, 2], [1, 2, 0]], dtype=float)
+    assert _silhouette(distances, np.array([0, 0, 1])) == pytest.approx((-0.75 - 0.5 + 0) / 3)
 
 
 @pytest.mark.parametrize(("asked", "count"), [(2, 2), (3, 3), (4, 4), ("auto", 2)])
