@@ -113,7 +113,7 @@ def test_lora_is_loadable_with_its_projector(train, bench, tmp_path):
 
 @pytest.mark.parametrize(("bits", "layer"), [(4, "Linear4bit"), (8, "Linear8bitLt")])
 def test_qlora_trains_on_quantized_layers(train, tmp_path, monkeypatch, bits, layer):
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="pip install 'visatb[qlora]'; importing it slows every other test")
     kinds = {}
     load = model_source.load_base
 
