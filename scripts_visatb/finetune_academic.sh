@@ -4,7 +4,7 @@
 # Command:  DATA_PATH=academic_train.json IMAGE_FOLDER=images OUTPUT_DIR=outputs/academic \
 #           VISATB_WEIGHTS=weights.json bash scripts_visatb/finetune_academic.sh
 #           Without VISATB_WEIGHTS: EW. Other variables: the head of common.sh.
-# Cost:     LLaVA-v1.5 reports about 10 hours on 8 A100 (80 GB) for 665k samples of this kind.
+# Cost:     LLaVA-v1.5 reports about 10 hours on 8 A100 (40 GB) for 665k samples of this kind.
 # Result:   OUTPUT_DIR holds the model, its processor, trainer_state.json and run_card.json. Paper, Table 3:
 #           ΔI 11.29% and ΔE 0.15% with VisATB, 8.75% and 0.10% with EW.
 #SBATCH --ntasks-per-node=1 --requeue --open-mode=append --signal=B:TERM@300

@@ -3,7 +3,7 @@
 #
 # Command:  DATA_PATH=chat_train.json IMAGE_FOLDER=images OUTPUT_DIR=outputs/chat \
 #           VISATB_WEIGHTS=weights.json bash scripts_visatb/finetune_chat.sh
-# Cost:     about 475k samples in three epochs; by LLaVA-v1.5's rate some 7 hours on 8 A100 (80 GB).
+# Cost:     about 475k samples in three epochs; by LLaVA-v1.5's rate some 7 hours on 8 A100.
 # Result:   as finetune_academic.sh.
 #SBATCH --ntasks-per-node=1 --requeue --open-mode=append --signal=B:TERM@300
 set -euo pipefail

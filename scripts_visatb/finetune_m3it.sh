@@ -4,7 +4,7 @@
 # Command:  DATA_PATH=m3it_train.json IMAGE_FOLDER=images OUTPUT_DIR=outputs/m3it \
 #           VISATB_WEIGHTS=weights.json bash scripts_visatb/finetune_m3it.sh
 #           VISATB_WEIGHTS: a weight per group in a weights file, or 17 numbers, equal within a group.
-# Cost:     1.2 million samples; by LLaVA-v1.5's rate some 18 hours on 8 A100 (80 GB).
+# Cost:     1.2 million samples; by LLaVA-v1.5's rate some 18 hours on 8 A100.
 # Result:   as finetune_academic.sh. Paper, Table 1: ΔI 4.52% and ΔE 0.39% with VisATB, 3.51% and 0.49% with EW.
 #SBATCH --ntasks-per-node=1 --requeue --open-mode=append --signal=B:TERM@300
 set -euo pipefail
