@@ -61,12 +61,12 @@ class Run:
     weights: dict[str, Any] | None
     results: dict[str, Any] | None
     cost: dict[str, dict[str, Any]]
-    grouping: dict[str, Any] | None
     subsets: dict[str, Any] | None
     scores: dict[tuple[str, str, str], list[Cell]]
     malformed: dict[tuple[str, str, str], tuple[int, int]]
     cards: dict[str, dict[str, Any]]
     histories: dict[str, list[dict[str, Any]]]
+    grouping: dict[str, Any] | None = None
 
     @property
     def tasks(self) -> list[str]:
