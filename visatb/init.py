@@ -77,7 +77,9 @@ def draft(folder: Path, output: Path, model: str, image_folder: Path | None = No
         raise ExperimentError(f"{folder}: holds no file named {{task}}_{{train|val|test}}-{{size}}.json")
     base = output.resolve().parent
     lines = [_HEAD.format(name=output.name, model=_quoted(model))]
-    images = image_folder or _image_folder(folder)
+    images = image_folder or _image_folder(
+        folder, [file for splits in found.values() for file in splits.get("train", [])]
+    )
     if images is not None:
         lines.append(f"image_folder: {_quoted(_relative(images, base))}\n")
     lines.append("tasks:")
@@ -118,8 +120,17 @@ def guess_metric(file: Path) -> tuple[str, str]:
     return "em", "the answers are short; or cider, gleu, iou, judge"
 
 
-def _image_folder(folder: Path) -> Path | None:
-    return next((path for path in (folder / "images", folder.parent / "images") if path.is_dir()), None)
+def _image_folder(folder: Path, files: list[Path]) -> Path | None:
+    """The folder that holds the images of the files' first records; where none does, one that is named so."""
+    names = [name for file in files for raw in itertools.islice(read_records(file), 3) for name in _images(raw.content)]
+    places = [folder / "images", folder, folder.parent / "images", folder.parent]
+    holding = (path for path in places if names and all((path / name).is_file() for name in names))
+    return next(holding, next((path for path in places[::2] if path.is_dir()), None))
+
+
+def _images(record: Any) -> list[str]:
+    image = record.get("image") if isinstance(record, dict) else None
+    return [name for name in (image if isinstance(image, list) else [image]) if isinstance(name, str)]
 
 
 def _relative(path: Path, base: Path) -> str:

@@ -59,10 +59,12 @@ def _model_table(plan: Plan) -> Table:
         title=f"{plan.experiment}: {len(plan.models)} models, {plan.form} form",
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("model", no_wrap=True)
     for name in ("samples", "steps", "questions", "to answer", "disk, peak", "kept"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, min_width=max(7, len(name)))
     for model in plan.models:
         table.add_row(
             model.name,

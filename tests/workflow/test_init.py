@@ -39,6 +39,17 @@ def test_draft_loads_and_names_everything(tmp_path, capsys, monkeypatch):
     assert "exists" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("prefix", "holding"), [("", "data/images"), ("images/", "data"), ("data/images/", "")])
+def test_image_folder_is_where_the_records_images_are(tmp_path, prefix, holding):
+    data = tmp_path / "data"
+    for task in ("colour", "shape"):
+        path = data / write_task(data, task, {"train": 5, "val": 2, "test": 2})["train"]
+        records = [record | {"image": prefix + record["image"]} for record in json.loads(path.read_text())]
+        path.write_text(json.dumps([{"id": "text", "conversations": []}, *records]))
+    assert main([str(data), "--output", str(tmp_path / "mine.yaml"), "--model", "somewhere/7b"]) == 0
+    assert Path(str(load_experiment(tmp_path / "mine.yaml").image_folder)) == tmp_path / holding
+
+
 @pytest.mark.parametrize(
     ("truths", "metric"),
     [
