@@ -82,7 +82,7 @@ def test_failed_and_stopped_jobs_on_slurm(tmp_path, slurm):
 def test_job_that_is_being_submitted_when_all_is_stopped(tmp_path, slurm):
     """Its number is not known yet, so that the scheduler cannot be told."""
     run = experiment(tmp_path / "experiment", methods=[])
-    process = run.start("--profile", str(profile(tmp_path)), STAND_IN_SECONDS="200", STAND_IN_SBATCH="4", **slurm)
+    process = run.start("--profile", str(profile(tmp_path)), STAND_IN_SECONDS="200", STAND_IN_SBATCH="25", **slurm)
     wait_for(lambda: (run.workdir / "models" / "mini" / "progress").exists(), 240)
     _stop(process)
     assert "stopped" in (run.workdir / "logs" / "mini.log").read_text()
