@@ -1,7 +1,7 @@
 """The output head and loss alone, forward and backward: full float32 logits on all positions against our paths.
 
 Command:  python -m benchmarks.loss            (one CPU core; --device cuda for LLaVA-7B's head sizes)
-Cost:     about 5 minutes on one core
+Cost:     about 10 minutes on one core, 8 GB of memory
 Result:   benchmarks/results/loss.json; at 5% valid tokens and a vocabulary of 32,000 `select` is at least 10 times
           faster and 10 times smaller than `full`
 Each case runs in a process of its own, so that its peak is its own; the peak counts what the head adds to its inputs.

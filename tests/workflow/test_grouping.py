@@ -11,6 +11,8 @@ from visatb.experiment import load_experiment
 from visatb.grouping import _silhouette, group_tasks
 from visatb.plan import make_plan
 from visatb.report.tree import read_tree
+from visatb.workflow import engine
+from visatb.workflow.engine import Outcome
 from visatb.yaml_lines import ExperimentError
 
 SMALL = {"subsets": {"mini": 0.25}, "global_batch_size": 4, "weighting": {"bootstrap": 20}}
@@ -124,3 +126,18 @@ def test_run_finds_groups_then_goes_on_with_them(tmp_path):
     run()
     assert "train mini" not in run.calls()
     assert not (run.workdir / "grouping.json").exists()
+
+
+def test_stopped_when_the_groups_are_known(tmp_path, monkeypatch):
+    """A run that is stopped at the end of its first part does not begin the second."""
+    calls = []
+
+    def once(experiment, *_):
+        calls.append(experiment.grouping)
+        return Outcome(True, stopped=True)
+
+    monkeypatch.setattr(engine, "_run", once)
+    file = write_experiment(tmp_path, TASKS, groups="auto", **SMALL)
+    outcome = engine.run_experiment(file, tmp_path / "work")
+    assert calls == ["auto"]
+    assert (outcome.finished, outcome.stopped) == (False, True)

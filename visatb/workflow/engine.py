@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,8 @@ def _run_in_turn(experiment: Experiment, layout: Layout, options: Options, watch
     else:
         if not grouping.is_known(experiment, layout):
             outcome = _run(experiment, layout, options, watch)
-            if not outcome.finished:
-                return outcome
+            if outcome.stopped or not outcome.finished:
+                return replace(outcome, finished=False)
         experiment = grouping.resolve(experiment, layout)
     return _run(experiment, layout, options, watch)
 
