@@ -1,7 +1,8 @@
 """ScienceQA, test split: multiple choice, half of it with an image. LLaVA-v1.5 reports the half with images (SQA^I).
 
-Files: `scienceqa/problems.json`, `scienceqa/pid_splits.json`, `scienceqa/images/test/{id}/image.png`; prompts are those
-of `llava_test_CQM-A.json` (LLaVA's eval.zip) where it is there, else made in its form.
+Files: `scienceqa/problems.json`, `scienceqa/pid_splits.json`, `scienceqa/images/test/{id}/image.png`; questions are
+those of `llava_test_CQM-A.json` (LLaVA's eval.zip) where it is there, else made in its form. That file holds question
+and options only: the instruction comes after them in either case, as LLaVA's `--single-pred-prompt` puts it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.data.errors import DataError
 from llava.eval.benchmark import (
+    OPTION_LETTER,
     Benchmark,
     Questions,
     Record,
@@ -28,7 +30,7 @@ from llava.eval.benchmark import (
 from llava.eval.files import check_fields, find, find_optional, read_json, read_rows
 
 _LETTERS = "ABCDE"
-_SAID = re.compile(r"The answer is ([A-E])")
+_SAID = re.compile(r"The answer is ([A-Z]).")  # one more character has to follow, whichever it is
 
 
 class ScienceQA(Benchmark):
@@ -72,14 +74,15 @@ class ScienceQA(Benchmark):
 
 
 def read_letter(answer: str) -> str:
-    """The letter of an answer like `B`, `B. text` or `… The answer is B …`; empty if it is like none of them."""
-    text = answer.replace("\n", ". ")
-    if len(text.strip()) == 1 and text.strip() in _LETTERS:
-        return text.strip()
-    if len(text) >= 3 and text[0] in _LETTERS and text[1:3] == ". ":
+    """The letter that LLaVA's `eval_science_qa.py` reads, empty where it reads none.
+
+    `B`; `B. text`; or the letter of `The answer is B.` where the answer says so exactly once.
+    """
+    text = answer.strip()
+    if text[:1] in tuple(_LETTERS) and (len(text) == 1 or text[1:3] == ". "):
         return text[0]
-    said = _SAID.search(text)
-    return said.group(1) if said else ""
+    said = _SAID.findall(text)
+    return said[0] if len(said) == 1 and said[0] in _LETTERS else ""
 
 
 def _prompt(problem: dict[str, Any]) -> str:
@@ -92,5 +95,8 @@ def _prompts(path: Path | None) -> dict[str, str] | None:
     """Prompts by question, the image's mark taken out as LLaVA does before it puts it in front."""
     if path is None:
         return None
-    rows = read_rows(path, "id", "conversations")
-    return {str(row["id"]): row["conversations"][0]["value"].replace(DEFAULT_IMAGE_TOKEN, "").strip() for row in rows}
+    prompts = {}
+    for row in read_rows(path, "id", "conversations"):
+        text = row["conversations"][0]["value"].replace(DEFAULT_IMAGE_TOKEN, "").strip()
+        prompts[str(row["id"])] = f"{text.removesuffix(OPTION_LETTER).rstrip()}\n{OPTION_LETTER}"
+    return prompts

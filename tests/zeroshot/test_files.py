@@ -14,6 +14,7 @@ from tests.zeroshot import mini
 from tests.zeroshot.mini import dump
 
 SHORT = "Answer the question using a single word or phrase."
+LETTER = "Answer with the option's letter from the given choices directly."
 
 
 def prompts(name, data, tmp_path):
@@ -50,18 +51,21 @@ def test_scienceqa_prompts_of_llava(tmp_path):
         "A. how steady it was\nB. whether it would swing\n"
         "Answer with the option's letter from the given choices directly."
     )
-    rows = [
-        {
-            "id": name,
-            "conversations": [{"from": "human", "value": f"Prompt {name}\n<image>"}, {"from": "gpt", "value": "B"}],
-        }
-        for name in ("12", "11", "4")
-    ]
-    path = dump(tmp_path / "scienceqa" / "llava_test_CQM-A.json", rows)
-    assert prompts("sqa", tmp_path, tmp_path) == ["Prompt 4", "<image>\nPrompt 11", "<image>\nPrompt 12"]
-    dump(path, rows[:2])
+    # as published: question and options alone; the script that puts them adds the instruction
+    names = ("4", "11", "12")
+    bare = {n: p.removeprefix("<image>\n").removesuffix(f"\n{LETTER}") for n, p in zip(names, made, strict=True)}
+    rows = [llava_sqa_row("12", f"<image>\n{bare['12']}"), llava_sqa_row("11", f"{bare['11']}\n<image>")]
+    path = dump(tmp_path / "scienceqa" / "llava_test_CQM-A.json", [*rows, llava_sqa_row("4", bare["4"])])
+    assert prompts("sqa", tmp_path, tmp_path) == made
+    dump(path, [*rows, llava_sqa_row("4", f"{bare['4']}\n{LETTER}")])  # one that holds it already
+    assert prompts("sqa", tmp_path, tmp_path) == made
+    dump(path, rows)
     with pytest.raises(DataError, match="no question 4"):
         prompts("sqa", tmp_path, tmp_path)
+
+
+def llava_sqa_row(name, text):
+    return {"id": name, "conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "B"}]}
 
 
 def test_vqav2_and_vizwiz_of_llava(tmp_path):

@@ -224,15 +224,25 @@ def test_mme_by_hand():
         ("B.", ""),
         ("B) text", ""),
         ("I think so. The answer is C.", "C"),
+        ("I. The answer is C.", "C"),
         ("The answer is D because", "D"),
+        ("The answer is D", ""),  # the official pattern wants a character after the letter
+        ("The answer is D\n", ""),
+        ("The answer is Blue", "B"),  # and asks no more of it than that
         ("The answer is blue", ""),
+        ("The answer is F.", ""),
+        ("The answer is A. The answer is B.", ""),
+        ("The answer is A. The answer is A.", ""),
+        ("A. x. The answer is B.", "A"),
         ("b", ""),
-        ("A\nbecause", "A"),
+        ("A\nbecause", ""),
+        ("A. ", ""),
         ("AB", ""),
         ("", ""),
     ],
 )
 def test_scienceqa_reading(answer, letter):
+    """By LLaVA's eval_science_qa.py, worked through by hand."""
     assert read_letter(answer) == letter
 
 
