@@ -24,8 +24,9 @@ who'll whos who's whove who've whyll why'll whyre why're whys why's wont won't w
 wouldnt've wouldn't've wouldn'tve wouldn't've yall y'all yall'll y'all'll y'allll y'all'll yall'd've y'all'd've
 y'alld've y'all'd've y'all'dve y'all'd've youd you'd youd've you'd've you'dve you'd've youll you'll youre you're youve
 you've
-""".split()
-TABLE = list(zip(PUBLISHED[::2], PUBLISHED[1::2], strict=True))
+"""
+WORDS = PUBLISHED.split()
+TABLE = list(zip(WORDS[::2], WORDS[1::2], strict=True))
 
 
 @pytest.mark.parametrize(("written", "read"), TABLE)
