@@ -13,6 +13,8 @@ from llava.data.errors import DataError
 from llava.eval.benchmark import Benchmark, Questions, make_record
 from llava.eval.files import find, read_rows
 
+_PREFIX = "COCO_val2014_"
+
 
 class LlavaBenchWild(Benchmark):
     """The judge's scores of the answers in percent of its scores of the references."""
@@ -29,14 +31,14 @@ class LlavaBenchWild(Benchmark):
         """In the file's order; the question alone is the prompt."""
         asked, answered, context = (find(data, f"{self.folder}/{name}") for name in self.files)
         references = {row["question_id"]: row["text"] for row in read_rows(answered, "question_id", "text")}
-        known = {Path(row["image"]).name.removeprefix("COCO_val2014_") for row in read_rows(context, "image")}
+        known = {bare_name(row["image"]) for row in read_rows(context, "image")}
         images = find(data, f"{self.folder}/{self.images}")
         records = []
         for row in read_rows(asked, "question_id", "image", "text", "category"):
             name = row["question_id"]
             if name not in references:
                 raise DataError(f"{answered}: has no answer to question {name} of {asked}")
-            if row["image"] not in known:
+            if bare_name(row["image"]) not in known:
                 raise DataError(f"{context}: does not describe image {row['image']} of question {name}")
             image = self.image_name(images, row["image"])
             records.append(make_record(self.name, name, row["text"], image, references[name], category=row["category"]))
@@ -61,5 +63,11 @@ class LlavaBenchCoco(LlavaBenchWild):
     images = "val2014"
 
     def image_name(self, images: Path, name: str) -> str:
-        """The questions leave COCO's prefix out."""
-        return name if (images / name).exists() else f"COCO_val2014_{name}"
+        """LLaVA's questions leave COCO's prefix out, others name the files with it; the folder may hold either."""
+        bare = bare_name(name)
+        return bare if (images / bare).exists() else f"{_PREFIX}{bare}"
+
+
+def bare_name(image: str) -> str:
+    """An image's name without folders and without COCO's prefix."""
+    return Path(image).name.removeprefix(_PREFIX)

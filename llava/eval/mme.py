@@ -1,7 +1,8 @@
 """MME: two yes/no questions on each image, in fourteen categories.
 
 Files: `MME/MME_Benchmark_release_version/{category}/`, holding images and one text file of two questions for each, or
-`images/` and `questions_answers_YN/` with the same.
+`images/` and `questions_answers_YN/` with the same. Prompts are those of `MME/llava_mme.jsonl` (LLaVA's eval.zip) where
+it is there, else made in its form, in which the short-answer instruction takes the place of "Please answer yes or no.".
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from llava.eval.benchmark import (
     prediction,
     truth_of,
 )
-from llava.eval.files import MissingDataError, find
+from llava.eval.files import MissingDataError, find, find_optional, read_rows
 
 PERCEPTION = (
     "existence",
@@ -39,6 +40,10 @@ PERCEPTION = (
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 _IMAGES = (".jpg", ".jpeg", ".png", ".JPG", ".PNG")
 _PLACE = "MME/MME_Benchmark_release_version"
+_ASKS = "Please answer yes or no."
+
+Question = tuple[str, str, str]
+"""Category, name of the image without its suffix, and the question without what asks for yes or no."""
 
 
 class Mme(Benchmark):
@@ -53,11 +58,21 @@ class Mme(Benchmark):
         missing = [name for name in (*PERCEPTION, *COGNITION) if not (root / name).is_dir()]
         if missing:
             raise MissingDataError(f"missing: folders {', '.join(missing)} in {root}")
-        records = [
-            make_record(self.name, f"{image}#{number}", f"{text}\n{SHORT_ANSWER}", image, truth, category=category)
-            for category in (*PERCEPTION, *COGNITION)
-            for image, number, text, truth in _category(root, category)
-        ]
+        path = find_optional(data, "MME/llava_mme.jsonl")
+        prompts = {} if path is None else _prompts(path)
+        records, asked = [], set()
+        for category in (*PERCEPTION, *COGNITION):
+            for image, number, text, truth in _category(root, category):
+                key = _question(category, image, text)
+                if path is not None and key not in prompts:
+                    raise DataError(
+                        f"{path}: does not ask {key[2]!r} of {image} in {root}; are both the official files?"
+                    )
+                prompt = prompts.get(key, _prompt(text))
+                records.append(make_record(self.name, f"{image}#{number}", prompt, image, truth, category=category))
+                asked.add(key)
+        for category, image, text in prompts.keys() - asked:
+            raise DataError(f"{path}: asks {text!r} of {category}/{image}, which is not in {root}")
         return Questions(records, root)
 
     def score(self, answers: Sequence[Record]) -> Result:
@@ -85,6 +100,21 @@ def _category_score(pairs: Sequence[Sequence[bool]]) -> dict[str, float]:
     count = sum(map(len, pairs))
     accuracy, both = sum(map(sum, pairs)) / count, sum(map(all, pairs)) / len(pairs)
     return {"score": 100 * accuracy + 100 * both, "accuracy": accuracy, "accuracy+": both, "num_samples": count}
+
+
+def _prompt(text: str) -> str:
+    """LLaVA's form; a second blank before what it drops stays, as in its file."""
+    return f"{text.removesuffix(_ASKS).removesuffix(' ')}\n{SHORT_ANSWER}"
+
+
+def _question(category: str, image: str, text: str) -> Question:
+    return category, Path(image).stem, text.removesuffix(SHORT_ANSWER).strip().removesuffix(_ASKS).strip()
+
+
+def _prompts(path: Path) -> dict[Question, str]:
+    """LLaVA's prompts by question: they stand in another order, so that only the words tell which is which."""
+    rows = read_rows(path, "image", "text", "category")
+    return {_question(row["category"], row["image"], row["text"]): row["text"] for row in rows}
 
 
 def _category(root: Path, category: str) -> Iterator[tuple[str, int, str, str]]:

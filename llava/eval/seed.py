@@ -28,7 +28,7 @@ _LETTERS = "ABCD"
 
 
 class SeedBench(Benchmark):
-    """Accuracy; an answer is right if it is the letter and nothing else, as LLaVA-v1.5 counts."""
+    """Accuracy, the answer being the letter and nothing else as LLaVA-v1.5 counts; and by the first letter alone."""
 
     name = "seed"
     title = "SEED^I"
@@ -57,11 +57,13 @@ class SeedBench(Benchmark):
         return Questions(records, data / "seed_bench")
 
     def score(self, answers: Sequence[Record]) -> Result:
-        """Over all questions and by type."""
+        """Over all questions and by type; the second figure as the paper's script counts, by the first letter alone."""
         values = [float(prediction(answer) == truth_of(answer)) for answer in answers]
+        first = [float(prediction(answer)[:1] == truth_of(answer)) for answer in answers]
         other = sum(prediction(answer) not in tuple(_LETTERS) for answer in answers)
         names = [answer["category"] for answer in answers]
-        return Result([mean_score("accuracy", values)], other, group_means(names, values))
+        scores = [mean_score("accuracy", values), mean_score("first_letter_accuracy", first)]
+        return Result(scores, other, group_means(names, values))
 
     def submission(self, answers: Sequence[Record], data: Path) -> Submission:
         """The leaderboard's lines, of the image part."""

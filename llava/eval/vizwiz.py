@@ -1,6 +1,6 @@
 """VizWiz-VQA, test set: answers for the challenge's server.
 
-Files: `vizwiz/test.json` (or LLaVA's `vizwiz/llava_test.jsonl`), `vizwiz/test/`.
+Files: `vizwiz/llava_test.jsonl` (LLaVA's eval.zip) or, to make the same prompts, `vizwiz/test.json`; `vizwiz/test/`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ class VizWiz(Benchmark):
 
     def questions(self, data: Path, unpacked: Path) -> Questions:
         """In the file's order; many questions cannot be answered, and the prompt says what to say then."""
-        path = find(data, "vizwiz/test.json", "vizwiz/llava_test.jsonl", what="VizWiz's test questions")
+        path = find(data, "vizwiz/llava_test.jsonl", "vizwiz/test.json", what="VizWiz's test questions")
         images = find(data, "vizwiz/test", what="VizWiz's test images")
         instruction = f"\n{UNANSWERABLE}\n{SHORT_ANSWER}"
         if path.suffix == ".json":
-            pairs = [(row["image"], row["question"] + instruction) for row in read_rows(path, "image", "question")]
+            rows = read_rows(path, "image", "question")
+            pairs = [(row["image"], row["question"].capitalize() + instruction) for row in rows]
         else:
             pairs = [(row["image"], row["text"]) for row in read_rows(path, "image", "text")]
         return Questions([make_record(self.name, image, prompt, image) for image, prompt in pairs], images)

@@ -130,9 +130,65 @@ def test_mme_folders_of_both_kinds(tmp_path):
     assert images["artwork"] == "artwork/images/0002.jpg"
     assert images["OCR"] == "OCR/0002.png"
     assert [record["conversations"][1]["value"] for record in records] == ["yes", "no"] * 28
-    assert records[0]["conversations"][0]["value"] == (
-        f"<image>\nIs this a existence? Please answer yes or no.\n{SHORT}"
-    )
+    assert records[0]["conversations"][0]["value"] == f"<image>\nIs this a existence?\n{SHORT}"
+
+
+def test_mme_prompts_of_llava(tmp_path):
+    mini.mme(tmp_path)
+    text = tmp_path / "MME" / "MME_Benchmark_release_version" / "OCR" / "0001.txt"
+    text.write_text("Is it B?  Please answer yes or no.\tNo\nIs it A? Please answer yes or no.\tYes\n")
+    made = BENCHMARKS["mme"].questions(tmp_path, tmp_path).records
+    by_id = {record["id"]: record["conversations"] for record in made}
+    assert by_id["OCR/0001.png#1"][0]["value"] == f"<image>\nIs it B? \n{SHORT}"  # as LLaVA's file: the blank stays
+    # in another order, suffixes included; only the question says which one it is
+    rows = [
+        {
+            "question_id": record["image"],
+            "image": record["image"],
+            "text": record["conversations"][0]["value"].removeprefix("<image>\n"),
+            "category": record["category"],
+        }
+        for record in reversed(made)
+    ]
+    rows[-1]["text"] = f"Is this a existence? Please answer yes or no.\n{SHORT}"
+    path = dump(tmp_path / "MME" / "llava_mme.jsonl", rows)
+    read = BENCHMARKS["mme"].questions(tmp_path, tmp_path).records
+    assert read[0]["conversations"][0]["value"] == f"<image>\n{rows[-1]['text']}"  # verbatim
+    assert read[1:] == made[1:]
+    assert [t["value"] for t in by_id["OCR/0001.png#1"]][1:] == ["no"]
+    dump(path, rows[1:])
+    with pytest.raises(DataError, match=r"llava_mme.jsonl: does not ask 'Is this no code_reasoning\?'"):
+        prompts("mme", tmp_path, tmp_path)
+    dump(path, [*rows, rows[0] | {"text": f"Is it C?\n{SHORT}"}])
+    with pytest.raises(DataError, match=r"asks 'Is it C\?' of code_reasoning/0002"):
+        prompts("mme", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(("published", "put"), [("I see. What IS it? ", "I see. what is it? "), ("where?", "Where?")])
+def test_vizwiz_prompts_of_llava(published, put, tmp_path):
+    """LLaVA's file holds `.capitalize()`d questions and goes first where both files lie there."""
+    mini.vizwiz(tmp_path)
+    rows = json.loads((tmp_path / "vizwiz" / "test.json").read_text())
+    rows[0]["question"] = published
+    dump(tmp_path / "vizwiz" / "test.json", rows)
+    [first, _] = prompts("vizwiz", tmp_path, tmp_path)
+    assert first.split("\n")[1] == put
+    lines = [{"question_id": n, "image": row["image"], "text": f"LLaVA's {n}"} for n, row in enumerate(rows)]
+    dump(tmp_path / "vizwiz" / "llava_test.jsonl", lines)
+    assert prompts("vizwiz", tmp_path, tmp_path) == ["<image>\nLLaVA's 0", "<image>\nLLaVA's 1"]
+
+
+@pytest.mark.parametrize("asked", ["COCO_val2014_000000441147.jpg", "000000441147.jpg"])
+@pytest.mark.parametrize("file", ["COCO_val2014_000000441147.jpg", "000000441147.jpg"])
+def test_llava_bench_coco_with_and_without_the_prefix(asked, file, tmp_path):
+    mini.llava_benches(tmp_path)
+    folder = tmp_path / "llava-bench-coco"
+    [row] = [json.loads(line) for line in (folder / "qa90_questions.jsonl").read_text().splitlines()]
+    dump(folder / "qa90_questions.jsonl", [row | {"image": asked}])
+    [image] = (folder / "val2014").iterdir()
+    image.rename(image.with_name(file))
+    [record] = BENCHMARKS["llava_bench_coco"].questions(tmp_path, tmp_path).records
+    assert record["image"] == file
 
 
 def test_seed_takes_images_only(data, tmp_path):

@@ -303,10 +303,12 @@ def test_mmbench_circular_by_hand():
 
 
 def test_seed_wants_the_letter_alone():
-    said = ["A", "A.", "B", "a", " A"]
+    said = ["A", "A.", "B", "a", " A", "A cat"]
     records = [answered(make_record("seed", n, "q", "i", "A", category="x"), s) for n, s in enumerate(said)]
     result = SeedBench().score(records)
-    assert (chief(result), result.num_malformed) == (pytest.approx(1 / 5), 3)
+    assert (chief(result), result.num_malformed) == (pytest.approx(1 / 6), 4)
+    assert result.scores[0].metric == "accuracy"  # LLaVA's goes first
+    assert figure(result, "first_letter_accuracy") == pytest.approx(3 / 6)  # the paper's script: A, A., A cat
 
 
 def test_gqa_by_hand():
