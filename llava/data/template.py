@@ -71,17 +71,20 @@ class TemplateEncoder:
         tokenised = iter(self._tokenise([c for chunks in chunked if isinstance(chunks, list) for c in chunks]))
         return [self._join(chunks, tokenised) if isinstance(chunks, list) else chunks for chunks in chunked]
 
-    def encode_prompt(self, messages: Messages) -> NDArray[np.int32]:
-        """Ids of the prompt up to where the answer begins; the last turn must be a human one."""
+    def encode_prompt(self, messages: Messages, verbatim: bool = False) -> NDArray[np.int32]:
+        """Ids of the prompt up to where the answer begins; the last turn must be a human one.
+
+        `verbatim`: turns are put as they stand, white space at their ends and places of images included.
+        """
         if not messages or messages[-1]["from"] != "human":
             raise BadSampleError("not_alternating", "a prompt must end with a human turn")
-        chunks = self._chunks(self._render(messages))
+        chunks = self._chunks(self._render(messages, verbatim))
         encoded = self._join(chunks, iter(self._tokenise(chunks)))
         if isinstance(encoded, BadSampleError):
             raise encoded
         return encoded.input_ids
 
-    def _render(self, messages: Messages) -> list[Piece]:
+    def _render(self, messages: Messages, verbatim: bool = False) -> list[Piece]:
         if self.template == CHAT_TEMPLATE:
             return self._render_chat(messages)
         conversation = conv_templates[self.template].copy()
@@ -90,7 +93,7 @@ class TemplateEncoder:
         if plain and len(messages) > 2:
             raise BadSampleError("template_mismatch", "the plain template takes one question and one answer")
         for message in messages:
-            text = lead_with_image(message["value"])
+            text = message["value"] if verbatim else lead_with_image(message["value"])
             if plain and message["from"] == "human":
                 text = DEFAULT_IMAGE_TOKEN * text.count(DEFAULT_IMAGE_TOKEN)
                 if not text:

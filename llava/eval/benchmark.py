@@ -93,11 +93,14 @@ class Benchmark(ABC):
 def make_record(
     task: str, question_id: Any, prompt: str, image: str | None, truth: str | Sequence[str] = "", **more: Any
 ) -> Record:
-    """A question with its image (if any) in front, as LLaVA puts it; `more` are further fields of the record."""
+    """A question with its image (if any) in front, as LLaVA puts it; `more` are further fields of the record.
+
+    It is put verbatim: LLaVA strips white space off training samples and ScienceQA's questions, but off no others.
+    """
     shown = {} if image is None else {"image": image}
     text = prompt if image is None else f"{DEFAULT_IMAGE_TOKEN}\n{prompt}"
     turns = [{"from": "human", "value": text}, {"from": "gpt", "value": truth}]
-    return {"id": question_id, **shown, "task": task, "split": "test", **more, "conversations": turns}
+    return {"id": question_id, **shown, "task": task, "split": "test", "verbatim": True, **more, "conversations": turns}
 
 
 def prediction(record: Mapping[str, Any]) -> str:

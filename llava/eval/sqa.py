@@ -88,7 +88,7 @@ def read_letter(answer: str) -> str:
 def _prompt(problem: dict[str, Any]) -> str:
     hint = problem.get("hint", "")
     question = f"Context: {hint}\n{problem['question']}" if hint else problem["question"]
-    return with_options(question, dict(zip(_LETTERS, problem["choices"], strict=False)))
+    return with_options(question.lstrip(), dict(zip(_LETTERS, problem["choices"], strict=False)))
 
 
 def _prompts(path: Path | None) -> dict[str, str] | None:

@@ -31,11 +31,15 @@ ImageSource = str | os.PathLike[str] | Image.Image
 
 @dataclass(frozen=True)
 class Request:
-    """A conversation that ends with the human's turn, and its images, one per `<image>` in the turns, in order."""
+    """A conversation that ends with the human's turn, and its images, one per `<image>` in the turns, in order.
+
+    `verbatim`: its turns are put as they stand, not with the image in front and without white space at the ends.
+    """
 
     id: Hashable
     messages: Messages
     images: Sequence[ImageSource] = ()
+    verbatim: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class PromptMaker:
 
     def prompt(self, request: Request) -> Prompt:
         """The request's prompt; reads the sizes of its images and no pixels. Raises BadSampleError."""
-        ids = self.encoder.encode_prompt(request.messages)
+        ids = self.encoder.encode_prompt(request.messages, request.verbatim)
         counts = [self._image_tokens(image) for image in request.images]
         places = int((ids == self.processor.image_token_id).sum())
         if places != len(counts):

@@ -87,7 +87,7 @@ def _request(raw: RawRecord, images: ImageFolder | None, look: bool) -> Request:
         paths.append(images.locate(path))
         if look:
             images.size(path)
-    return Request(raw.position, record.turns[:1], paths)
+    return Request(raw.position, record.turns[:1], paths, verbatim=raw.content.get("verbatim") is True)
 
 
 def _as_pair(content: Any) -> Any:

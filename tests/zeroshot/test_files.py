@@ -10,6 +10,9 @@ import pytest
 from llava.data.errors import DataError
 from llava.eval.files import MissingDataError
 from llava.eval.registry import BENCHMARKS
+from llava.infer.prompts import PromptMaker
+from llava.infer.questions import read_questions
+from llava.model.family import family_of
 from tests.zeroshot import mini
 from tests.zeroshot.mini import dump
 
@@ -176,6 +179,22 @@ def test_vizwiz_prompts_of_llava(published, put, tmp_path):
     lines = [{"question_id": n, "image": row["image"], "text": f"LLaVA's {n}"} for n, row in enumerate(rows)]
     dump(tmp_path / "vizwiz" / "llava_test.jsonl", lines)
     assert prompts("vizwiz", tmp_path, tmp_path) == ["<image>\nLLaVA's 0", "<image>\nLLaVA's 1"]
+
+
+@pytest.mark.parametrize("question", ["What is to the left of the laptop? ", " What?", "What?"])
+def test_a_question_is_put_as_it_stands(question, checkpoint, tmp_path):
+    """One of MM-Vet's ends in a blank, which LLaVA's script, unlike its training, keeps: two blanks before ASSISTANT."""
+    mini.mmvet(tmp_path)
+    path = tmp_path / "mm-vet" / "mm-vet.json"
+    rows = json.loads(path.read_text())
+    rows["v1_0"]["question"] = question
+    dump(path, rows)
+    made = BENCHMARKS["mmvet"].questions(tmp_path, tmp_path)
+    asked = read_questions(dump(tmp_path / "asked.json", made.records), made.image_folder)
+    processor = family_of(checkpoint).load_processor(checkpoint)
+    ids = PromptMaker(processor, "v1").prompt(asked.requests[0]).input_ids.tolist()
+    words = processor.tokenizer(f"\n{question} ASSISTANT:", add_special_tokens=False).input_ids
+    assert ids[ids.index(processor.image_token_id) + 1 :] == words
 
 
 @pytest.mark.parametrize("asked", ["COCO_val2014_000000441147.jpg", "000000441147.jpg"])
