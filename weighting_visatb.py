@@ -1,7 +1,7 @@
 """Validation matrix in, task weights out: inter-task contributions, intra-task difficulties and λ (Eq. 3–8, 10–12).
 
     python weighting_visatb.py MATRIX.json --output weights.json
-    python weighting_visatb.py --scores DIR --split val --temperature auto --output weights.json
+    python weighting_visatb.py --scores DIR --split val --output weights.json
 
 Legend: N weighting units (tasks, or groups of tasks), M validated tasks, R models, B bootstrap draws. Every function on
 arrays takes leading dimensions (`...`) and treats NaN as "left out". Standalone: numpy only.
@@ -13,6 +13,9 @@ import argparse
 import json
 import logging
 import os
+import re
+import reprlib
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +31,13 @@ Array = NDArray[np.float64]
 Units = Sequence[int] | NDArray[np.int64]
 Samples = Mapping[str, Mapping[str, Array]]  # task → model → float64[2, n]: per-sample values and their weights
 COMPONENTS = ("out", "in", "difficulty")
+ANSWER_COUNTS = ("questions", "empty", "distinct", "most_common", "same_truth")  # of a model on a task
 ALPHA = (0.25, 0.25, 0.5)
 WEIGHT_RANGE = (0.5, 2.0)  # the paper's advice against over-balancing (section 3.5)
 LOWEST_TEMPERATURE = 0.1
 SHOWN_TEMPERATURES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)
+NEARLY_ALL = 0.95  # share of equal answers from which a model counts as collapsed
+FEWEST_QUESTIONS = 10  # below, equal answers are no wonder
 
 
 class WeightingError(ValueError):
@@ -162,7 +168,8 @@ class Problem:
 
     `models`: R names of rows; `values`, `stderr`: float64[R, M]; `unit_of`: int[M], each task's unit. Row 0 is the
     start (mini or base), rows 1 to N are the units' proxies; row `low`, and N rows from `high` on, are the
-    difficulty's (they may be the same rows). `order` lists the fixed tasks, too.
+    difficulty's (they may be the same rows). `order` lists the fixed tasks, too. `answers`: (model, task) → how many
+    answers are empty, distinct and equal, where the matrix says so.
     """
 
     tasks: list[str]
@@ -177,6 +184,7 @@ class Problem:
     order: list[str]
     fixed: dict[str, float]
     groups: dict[str, list[str]] | None
+    answers: dict[tuple[str, str], Mapping[str, Any]]
 
     def needed(self) -> NDArray[np.bool_]:
         """bool[R, M], true if the form reads the cell."""
@@ -211,6 +219,8 @@ def build_problem(
     fixed: Mapping[str, float] | None = None,
 ) -> Problem:
     """Check a validation matrix (its file's content) and lay it out in arrays; WeightingError names what is wrong."""
+    if {"weights", "components"} <= matrix.keys():
+        raise WeightingError("this is a weights file, not a validation matrix (which has `mini` and `plus_mini`)")
     order = _names(matrix.get("tasks"), "the matrix's `tasks`")
     fixed = dict(fixed or {})
     tasks = [task for task in order if task not in fixed]
@@ -225,9 +235,11 @@ def build_problem(
     if precise:
         models += ["single_mini"] + ([] if form == "simple" else [f"single:{unit}" for unit in units])
     known = {*order, *units, *fixed}
+    _check_rows(matrix, proxies, known)
     higher = matrix.get("higher_is_better", {})
     if not isinstance(higher, dict) or not all(k in known and isinstance(v, bool) for k, v in higher.items()):
-        raise WeightingError(f"the matrix's `higher_is_better` must map its tasks to true or false, not {higher}")
+        shown = reprlib.repr(higher)
+        raise WeightingError(f"the matrix's `higher_is_better` must map its tasks to true or false, not {shown}")
     return Problem(
         tasks=tasks,
         units=units,
@@ -241,15 +253,56 @@ def build_problem(
         order=order + [task for task in fixed if task not in order],
         fixed=fixed,
         groups={unit: list(names) for unit, names in members.items()} if groups else None,
+        answers=_answers(matrix.get("answers", {}), models, tasks, known),
     )
+
+
+def _check_rows(matrix: Mapping[str, Any], proxies: str, known: set[str]) -> None:
+    """Refuse a matrix with proxies of what is no task of it: the figures of those tasks were lost, or left aside."""
+    rows = matrix.get(proxies)
+    strange = [str(name) for name in rows if name not in known] if isinstance(rows, Mapping) else []
+    if strange:
+        raise WeightingError(
+            f"`{proxies}` has models of {_some(strange)}, but there is no figure on these: the tasks are "
+            f"{_some(sorted(known))}. Score all models on all tasks, or name the tasks that are meant "
+            "(--task_names with --scores, `tasks` in a matrix) and leave the other models out"
+        )
+
+
+def _answers(
+    source: Any, models: list[str], tasks: list[str], known: set[str]
+) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """What the matrix says about answers, by (model, task); nothing where it says nothing."""
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for model in models:
+        kind, _, unit = model.partition(":")
+        entry = _entry(source, kind, "the matrix's `answers`", known)
+        if unit:
+            entry = _entry(entry, unit, f"the matrix's `answers`, `{kind}`", known)
+        for task in tasks:
+            counts = entry.get(task)
+            if counts is None:
+                continue
+            numbers = [counts.get(key) for key in ANSWER_COUNTS] if isinstance(counts, Mapping) else [None]
+            if not all(isinstance(number, int) and number >= 0 for number in numbers):
+                raise WeightingError(f"the matrix's `answers`: {model} on {task} must give {', '.join(ANSWER_COUNTS)}")
+            found[model, task] = counts
+    return found
 
 
 def _names(value: Any, what: str) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
         raise WeightingError(f"{what} must be a non-empty list of names")
     if len(set(value)) != len(value):
-        raise WeightingError(f"{what} has a name twice: {value}")
+        raise WeightingError(f"{what} has a name twice: {reprlib.repr(value)}")
+    if any(re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", name) for name in value):
+        raise WeightingError(f"{what} has a name with control letters: {reprlib.repr(value)}")
     return value
+
+
+def _some(names: Sequence[str], shown: int = 6) -> str:
+    """The names, or the first of them and a count."""
+    return ", ".join(names) if len(names) <= shown else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def _check_groups(groups: Any, tasks: list[str]) -> dict[str, list[str]]:
@@ -290,9 +343,13 @@ def _entry(source: Any, key: str, what: str, known: set[str]) -> Mapping[str, An
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise WeightingError(f"{what} must be a finite number, not {value!r}")
-    return float(value)
+    try:
+        number = np.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:  # JSON's integers have no end
+        number = np.inf
+    if not np.isfinite(number):
+        raise WeightingError(f"{what} must be a finite number, not {reprlib.repr(value)}")
+    return number
 
 
 # ---------------------------------------------------------------------------------------------- solving it
@@ -301,29 +358,39 @@ def _number(value: Any, what: str) -> float:
 def solve(problem: Problem, values: Array, on_degenerate: str, noise: Array) -> tuple[Array, Array]:
     """Contributions float64[..., N, N] and difficulties float64[..., N] of figures float64[..., R, M].
 
-    A column without a positive denominator, or with a missing cell, is NaN and so out of every mean; `noise`:
-    float64[M], standard error of each denominator, which `clip` raises to twice that.
+    A column without a positive denominator is NaN and so out of every mean; `noise`: float64[M], standard error of
+    each denominator, which `clip` raises to twice that.
     """
     gain = problem.denominators(values)
     if on_degenerate == "clip":
         gain = np.fmax(gain, 2 * noise)
-    missing = (np.isnan(values) & problem.needed()).any(axis=-2)
-    gain = np.where((gain > 0) & ~missing, gain, np.nan)
+    gain = np.where(gain > 0, gain, np.nan)
     signed = np.where(problem.higher_is_better, gain, -gain)
     matrix = contributions(problem.reached(values), values[..., 0, :], problem.unit_of, signed)
     return matrix, difficulties(*problem.ends(values), problem.higher_is_better, problem.unit_of)
 
 
-def check_degenerate(problem: Problem, on_degenerate: str, noise: Array) -> None:
-    """Name every missing cell, denominator that is not positive or is lost in noise, and undefined difficulty.
+def check_complete(problem: Problem) -> None:
+    """WeightingError if a cell that the form needs is missing; no policy mends what is not there."""
+    missing = np.isnan(problem.values) & problem.needed()
+    lines = [
+        f"no figure of {model} on {_some([problem.tasks[column] for column in np.flatnonzero(row)])}"
+        for model, row in zip(problem.models, missing, strict=True)
+        if row.any()
+    ]
+    if lines:
+        shown = "; ".join(lines[:5]) + (f"; and of {len(lines) - 5} more models" if len(lines) > 5 else "")
+        raise WeightingError(f"incomplete: {shown}; score every model on every task (--on_degenerate mends no holes)")
 
-    WeightingError for what `on_degenerate` (error, drop, clip) does not mend, a warning for the rest.
+
+def check_degenerate(problem: Problem, on_degenerate: str, noise: Array) -> list[str]:
+    """Warnings for every denominator that is not positive or is lost in noise, and every undefined difficulty.
+
+    WeightingError for what `on_degenerate` (error, drop, clip) does not mend.
     """
     fatal: list[str] = []
     mended: list[str] = []
-    for row, column in np.argwhere(np.isnan(problem.values) & problem.needed()):
-        text = f"no figure of {problem.models[row]} on {problem.tasks[column]}"
-        (mended if on_degenerate == "drop" else fatal).append(text)
+    unsure: list[str] = []
     gains = problem.denominators(problem.values)
     figures = zip(problem.values[0], problem.own(problem.values), strict=True)
     for task, unit, gain, (start, end), spread in zip(
@@ -336,7 +403,7 @@ def check_degenerate(problem: Problem, on_degenerate: str, noise: Array) -> None
             hint = " (clip needs standard errors)" if on_degenerate == "clip" and not mends else ""
             (mended if mends else fatal).append(f"{text}, which is no gain{hint}")
         elif gain < 2 * spread:
-            logger.warning("%s, which is within two standard errors (%.6g)", text, 2 * spread)
+            unsure.append(f"{text}, which is within two standard errors ({2 * spread:.6g})")
     low, high = problem.ends(problem.values)
     divisor = np.where(problem.higher_is_better, high, low)
     for task, value in zip(problem.tasks, divisor, strict=True):
@@ -346,8 +413,48 @@ def check_degenerate(problem: Problem, on_degenerate: str, noise: Array) -> None
     if fatal:
         hint = "" if on_degenerate == "drop" else "; more data for that proxy, or --on_degenerate drop, would mend it"
         raise WeightingError(f"degenerate: {'; '.join(fatal)}{hint}")
-    for text in mended:
-        logger.warning("%s: %s", "column left out" if on_degenerate == "drop" else "denominator raised", text)
+    done = "column left out" if on_degenerate == "drop" else "denominator raised"
+    return [f"{done}: {text}" for text in mended] + unsure
+
+
+def check_answers(problem: Problem, on_degenerate: str) -> list[str]:
+    """Warnings for every model that scores 0 on a task, or says one and the same there.
+
+    What such a figure measures is whether the form of the answers was learnt. WeightingError under `error` where the
+    start model scores 0 on every task: then all difficulties are 1.
+    """
+    nothing = (problem.values == 0) & problem.higher_is_better
+    if nothing[0].all() and on_degenerate == "error":
+        raise WeightingError(
+            f"degenerate: {problem.models[0]} scores 0 on every task, so that every difficulty is 1 and λ measures "
+            "little but who learnt the form of the answers; look at its answers, train it longer (larger minis), or "
+            "go on all the same with --on_degenerate drop"
+        )
+    found = []
+    for column, task in enumerate(problem.tasks):
+        for row in np.flatnonzero(problem.needed()[:, column]):
+            model = problem.models[row]
+            fault = collapsed(problem.answers.get((model, task), {}))
+            said = ["scores 0"] * bool(nothing[row, column]) + ([fault] if fault else [])
+            if said:
+                effect = f"D({task}) and the contributions to {task}" if row == 0 else "the figures that rest on it"
+                found.append(f"{task}: {model} {' and '.join(said)}; {effect} say little about what it has learnt")
+    return found
+
+
+def collapsed(counts: Mapping[str, Any]) -> str:
+    """What is wrong with a model's answers to a task, as the predicate of a sentence; "" if nothing is, or is known.
+
+    `counts` is the `answers` of a score file: ANSWER_COUNTS, and `text`, the most common answer.
+    """
+    asked = counts.get("questions", 0)
+    if asked < FEWEST_QUESTIONS:
+        return ""
+    if counts["empty"] >= asked / 2:
+        return f"gives an empty answer to {counts['empty']} of {asked} questions"
+    if counts["most_common"] >= NEARLY_ALL * asked > counts["same_truth"]:
+        return f"gives one answer, {str(counts.get('text', ''))!r}, to {counts['most_common']} of {asked} questions"
+    return ""
 
 
 def _pairs(problem: Problem, column: int, samples: Samples) -> Array | None:
@@ -379,9 +486,11 @@ def draw(problem: Problem, samples: Samples, count: int, seed: int) -> Array | N
     A task with per-sample scores of all models has its questions drawn anew, the same ones for every model; the
     others get independent normal errors of their standard errors.
     """
+    if not_sure(problem, samples):
+        return None
     rng = np.random.default_rng(seed)
     drawn = np.repeat(problem.values[None], count, axis=0)
-    for column, task in enumerate(problem.tasks):
+    for column in range(len(problem.tasks)):
         rows = np.flatnonzero(problem.needed()[:, column])
         pairs = _pairs(problem, column, samples)
         if pairs is not None:
@@ -390,13 +499,14 @@ def draw(problem: Problem, samples: Samples, count: int, seed: int) -> Array | N
                 picked = np.bincount(rng.integers(n, size=n), minlength=n).astype(float)
                 drawn[index, rows, column] = parts @ picked / np.maximum(pairs[1] @ picked, np.finfo(float).tiny)
             continue
-        there = rows[np.isfinite(problem.values[rows, column])]
-        spread = problem.stderr[there, column]
-        if not np.isfinite(spread).all():
-            logger.warning("no intervals: standard errors or per-sample scores are missing on %s", task)
-            return None
-        drawn[:, there, column] += rng.normal(size=(count, len(there))) * spread
+        drawn[:, rows, column] += rng.normal(size=(count, len(rows))) * problem.stderr[rows, column]
     return drawn
+
+
+def not_sure(problem: Problem, samples: Samples) -> list[str]:
+    """The tasks with a figure that has neither per-sample scores nor a standard error."""
+    lost = np.atleast_1d((np.isnan(problem.stderr) & problem.needed()).any(axis=0))
+    return [task for k, task in enumerate(problem.tasks) if lost[k] and _pairs(problem, k, samples) is None]
 
 
 # ---------------------------------------------------------------------------------------------- all of it together
@@ -415,13 +525,15 @@ def weigh(
     """The weights file's content; the arguments are the command's.
 
     `samples` are per-sample scores, float64[2, n] (values and their weights) by task and model. WeightingError where
-    the matrix is not fit for it; what is doubtful is logged as a warning.
+    the matrix is not fit for it; what is doubtful stands in the content's `warnings` and is logged.
     """
-    if bootstrap < 0:
-        raise WeightingError(f"the number of bootstrap draws must not be negative, it is {bootstrap}")
+    for name, number in (("number of bootstrap draws", bootstrap), ("bootstrap's seed", seed)):
+        if number < 0:
+            raise WeightingError(f"the {name} must not be negative, it is {number}")
     samples = samples or {}
     noise = denominator_noise(problem, samples)
-    check_degenerate(problem, on_degenerate, noise)
+    check_complete(problem)
+    warnings = check_answers(problem, on_degenerate) + check_degenerate(problem, on_degenerate, noise)
     c, hard = solve(problem, problem.values, on_degenerate, noise)
     c_out, c_in = mean_contributions(c)
     if not np.isfinite(c_out).all():
@@ -446,34 +558,54 @@ def weigh(
     }
     if problem.groups:
         content["groups"] = problem.groups
+    if bootstrap and (lost := not_sure(problem, samples)):
+        warnings.append(f"no intervals: standard errors or per-sample scores are missing on {_some(lost)}")
     drawn = draw(problem, samples, bootstrap, seed) if bootstrap else None
     if drawn is not None:
-        content["intervals"] = _intervals(problem, drawn, on_degenerate, noise, chosen, alpha)
+        content["intervals"], kept = _intervals(problem, drawn, on_degenerate, noise, chosen, alpha)
+        content["draws"] = {"made": bootstrap, "kept": kept}
+        warnings += _interval_warnings(bootstrap, kept)
+    low, high = WEIGHT_RANGE
     for unit, weight in zip(problem.units, weights, strict=True):
-        if not WEIGHT_RANGE[0] <= weight <= WEIGHT_RANGE[1]:
-            logger.warning("%s: weight %.4f is outside [0.5, 2]; a higher temperature would mend it", unit, weight)
-    return content
+        if not low <= weight <= high:
+            warnings.append(f"{unit}: weight {weight:.4f} is outside [{low}, {high:g}]; a higher temperature mends it")
+    for text in warnings:
+        logger.warning("%s", text)
+    return content | {"warnings": warnings}
+
+
+def _interval_warnings(made: int, kept: int) -> list[str]:
+    found = []
+    if kept < made:
+        share = 100 * kept / made
+        left = f"the intervals are conditional on the other {share:.1f}%" if kept else "there are no intervals"
+        found.append(f"{100 - share:.1f}% of the bootstrap draws are degenerate and left out: {left}")
+    if kept:
+        found.append(
+            "the intervals are over the choice of validation questions only: every proxy was trained once, and how "
+            "far another seed would move λ is not in them"
+        )
+    return found
 
 
 def _intervals(
     problem: Problem, drawn: Array, on_degenerate: str, noise: Array, temperature: float, alpha: Sequence[float]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], int]:
+    """Each task's interval over the draws that can be used, and how many those are."""
     matrix, hard = solve(problem, drawn, on_degenerate, noise)
     c_out, c_in = mean_contributions(matrix)
     usable = np.isfinite(c_out).all(axis=-1)
     if on_degenerate == "error":
         usable &= (problem.denominators(drawn) > 0).all(axis=-1) & np.isfinite(hard).all(axis=-1)
-    if not usable.all():
-        logger.warning("%.1f%% of the bootstrap draws are degenerate and left out", 100 * (1 - usable.mean()))
     if not usable.any():
-        return {}
+        return {}, 0
     weights = visatb_weights(c_out[usable], c_in[usable], hard[usable], temperature, alpha)
     low, high = np.percentile(weights, [2.5, 97.5], axis=0)
     above = (weights > 1).mean(axis=0)
     return {
         task: {"low": float(low[unit]), "high": float(high[unit]), "level": 0.95, "share_above_1": float(above[unit])}
         for task, unit in zip(problem.tasks, problem.unit_of, strict=True)
-    }
+    }, int(usable.sum())
 
 
 def _plain(value: float) -> float | None:
@@ -499,7 +631,9 @@ def report(problem: Problem, content: Mapping[str, Any]) -> str:
     lines += ["", "Contributions (of row to column)"]
     lines += _table(units, dict(zip(units, content["contributions"], strict=True)))
     lines += ["", "Weight components, mean contributions, difficulties", *_table(units, rows)]
-    lines += ["", f"Weights at T = {content['temperature']:.4g}", *_table(columns, weights)]
+    draws = content.get("draws", {})
+    kept = f" (95% over {draws['kept']} of {draws['made']} draws)" if draws.get("kept") else ""
+    lines += ["", f"Weights at T = {content['temperature']:.4g}{kept}", *_table(columns, weights)]
     lines += ["", "Range of the weights by temperature (the paper advises the lowest T that keeps 0.5 to 2.0)"]
     lines += [f"  T = {t:<8}  {low:.4f} to {high:.4f}" for t, (low, high) in ranges]
     lines += ["", f"--task_names {' '.join(columns)}"]
@@ -523,14 +657,24 @@ def _table(columns: Sequence[str], rows: Mapping[str, Iterable[float | None]]) -
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; WeightingError names the file where there is none."""
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise WeightingError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # a path with NUL is a ValueError
+        raise WeightingError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        content = json.loads(data, parse_int=_integer)
+    except UnicodeDecodeError as error:
+        raise WeightingError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except RecursionError as error:
+        raise WeightingError(f"{path}: not a file of this kind (JSON nested too deeply)") from error
+    except ValueError as error:
         raise WeightingError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise WeightingError(f"{path}: must hold a JSON object, not a {type(content).__name__}")
     return content
+
+
+def _integer(text: str) -> int | float:
+    return int(text) if len(text) < 400 else float(text)  # Python refuses to read one of thousands of digits
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -543,8 +687,8 @@ def write_json(path: Path, content: Any) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise WeightingError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        raise WeightingError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _fixed(text: str) -> tuple[str, float]:
@@ -562,9 +706,31 @@ def _temperature(text: str) -> float | str:
     return text if text == "auto" else float(text)
 
 
+def nearest_matrix(folder: Path = Path()) -> Path | None:
+    """The newest matrix file in `folder`, else in one of its folders or of its outputs/; None where there is none.
+
+    By name only, and no deeper: data folders may hold millions of files.
+    """
+    for patterns in (["*matrix*.json"], ["*/matrix.json", "outputs/*/matrix.json"]):
+        found = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
+        if found:
+            return max(found, key=lambda path: path.stat().st_mtime)
+    return None
+
+
+def _without_source() -> str:
+    found = nearest_matrix()
+    lines = ["which validation matrix? Give a matrix file, or --scores and the folder of the proxies' score files:"]
+    shown = found or "MATRIX.json"
+    lines += [f"  python weighting_visatb.py {shlex.quote(str(shown))} --output weights.json"]
+    lines += ["  python weighting_visatb.py --scores DIR --split val --output weights.json"]
+    said = f"({found} is the nearest matrix here" if found else "(no matrix file is near"
+    return "\n".join([*lines, f"{said}; docs/weighting.md says what it holds, --help lists all options)"])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Task weights from a validation matrix (VisATB, Eq. 3-8).")
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("matrix", nargs="?", type=Path, metavar="MATRIX.json", help="validation matrix")
     source.add_argument("--scores", type=Path, metavar="DIR", help="collect the score files under DIR instead")
     parser.add_argument("--task_names", nargs="+", metavar="TASK", help="tasks and their order (with --scores)")
@@ -619,11 +785,15 @@ def _run(arguments: argparse.Namespace) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status (0, or 2 for bad input)."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.matrix is None and arguments.scores is None:
+        parser.error(_without_source())
     try:
         text = _run(arguments)
     except WeightingError as error:
-        print(f"error: {arguments.matrix or arguments.scores}: {error}", file=sys.stderr)
+        source, text = str(arguments.matrix or arguments.scores), str(error)
+        print(f"error: {text if text.startswith(source) else f'{source}: {text}'}", file=sys.stderr)
         return 2
     print(text)
     return 0

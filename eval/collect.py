@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.core import EvaluationError, read_json
+
+logger = logging.getLogger("weighting_visatb")  # its command is what reads these files
 
 PROXIES = ("mini", "base", "single_mini", "plus_mini", "single")
 Samples = dict[str, dict[str, NDArray[np.float64]]]  # task → model → float64[2, n]: values and weights
@@ -28,6 +31,7 @@ class ScoreFile:
     stderr: float | None
     higher_is_better: bool
     num_samples: int
+    answers: Mapping[str, Any] | None = None  # counts of empty, distinct and equal answers; older files have none
 
 
 def collect(
@@ -46,6 +50,8 @@ def collect(
     if not proxies:
         raise EvaluationError(f"{folder}: no score file of a proxy (mini, plus_mini:<task>, …) on split {split!r}")
     tasks = list(task_names) if task_names else sorted({score.task for score in proxies})
+    if task_names:
+        proxies = _of_tasks(proxies, {*tasks, *(groups or {})})
     placed = [(score, cell) for score in proxies if score.task in tasks and (cell := _cell(score, groups))]
     matrix: dict[str, Any] = {"tasks": tasks, "higher_is_better": {}, "num_samples": {}, "stderr": {}}
     if groups:
@@ -58,7 +64,17 @@ def collect(
         _place(matrix, score, cell, score.value)
         if score.stderr is not None:
             _place(matrix["stderr"], score, cell, score.stderr)
+        if score.answers is not None:
+            _place(matrix.setdefault("answers", {}), score, cell, score.answers)
     return matrix, _pair(samples, placed)
+
+
+def _of_tasks(proxies: list[ScoreFile], units: set[str]) -> list[ScoreFile]:
+    """Without the proxies of other tasks than the named ones; a warning names those that get no weight."""
+    others = sorted({unit for score in proxies if (unit := score.model.partition(":")[2]) and unit not in units})
+    if others:
+        logger.warning("no weight for %s: these have proxies, but are not among --task_names", ", ".join(others))
+    return [score for score in proxies if score.model.partition(":")[2] not in others]
 
 
 def read_folder(folder: Path, split: str) -> tuple[list[ScoreFile], dict[tuple[str, str], Any]]:
@@ -101,6 +117,7 @@ def parse_score_file(path: Path, content: Mapping[str, Any]) -> ScoreFile:
             stderr=None if stderr is None else float(stderr),
             higher_is_better=bool(entry.get("higher_is_better", True)),
             num_samples=int(content["num_samples"]),
+            answers=content.get("answers"),
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise EvaluationError(f"{path}: not a score file ({type(error).__name__}: {error})") from error
@@ -123,7 +140,7 @@ def _cell(score: ScoreFile, groups: Mapping[str, Sequence[str]] | None) -> tuple
     return (kind, "") if score.task in (groups or {}).get(unit, [unit]) else None
 
 
-def _place(matrix: dict[str, Any], score: ScoreFile, cell: tuple[str, str], value: float) -> None:
+def _place(matrix: dict[str, Any], score: ScoreFile, cell: tuple[str, str], value: Any) -> None:
     kind, unit = cell
     row = matrix.setdefault(kind, {})
     (row.setdefault(unit, {}) if unit else row)[score.task] = value

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,7 @@ class Evaluation:
             **self.identity,
             "num_samples": len(self.samples),
             "num_malformed": sum(self.scored.malformed),
+            "answers": count_answers(self.samples),
             "scores": [
                 {
                     "metric": column.metric,
@@ -125,6 +127,27 @@ class Evaluation:
             weights = {c.metric: c.weights[row] for c in self.scored.columns if c.weights is not None}
             entries.append({**entry, "weights": weights} if weights else entry)
         return {**self.identity, "samples": entries}
+
+
+def count_answers(samples: Sequence[Sample]) -> dict[str, Any]:
+    """How many answers are empty, distinct and equal to the most common one, `text`; a collapsed model shows here.
+
+    `same_truth` is on how many questions that answer is a truth. Case, blanks and a full stop at the end do not count.
+    """
+    said = Counter(_bare(sample.prediction) for sample in samples)
+    text, count = said.most_common(1)[0] if said else ("", 0)
+    return {
+        "questions": len(samples),
+        "empty": said[""],
+        "distinct": len(said),
+        "most_common": count,
+        "same_truth": sum(text in map(_bare, sample.references) for sample in samples),
+        "text": text[:80],
+    }
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.split()).casefold().removesuffix(".")
 
 
 def read_json(path: Path) -> Any:

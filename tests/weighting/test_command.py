@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -195,16 +196,107 @@ def test_per_sample_scores_must_be_of_the_same_questions(tmp_path, capsys):
         (small_matrix(), ["--alpha-out", "0.9"], "sum to 1"),
         (small_matrix(), ["--fixed", "A=1", "--fixed", "B=1"], "at least two"),
         (small_matrix(), ["--bootstrap", "-1"], "bootstrap"),
+        (small_matrix(), ["--seed", "-1"], "seed"),
+        ('{"tasks": ["A", "B"], "mini": {"A": 1' + 400 * "0" + "}}", [], "must be a finite number"),
+        ('{"tasks": ["A", "B"], "mini": {"A": 1' + 9999 * "0" + "}}", [], "must be a finite number"),
+        ('{"tasks": ' + 99999 * "[" + 99999 * "]" + "}", [], "nested too deeply"),
+        ('{"tasks": ' + 400 * "[" + 400 * "]" + "}", [], "list of names"),
+        ('{"tasks": ["\\ud800", "B"]}', [], "control letters"),
+        ('{"tasks": ["A", "B\\u0000"]}', [], "control letters"),
+        (small_matrix(answers={"mini": {"A": {"empty": 1}}}), [], "mini on A must give questions, empty"),
+        (small_matrix(answers={"mini": {"A": 3}}), [], "mini on A must give questions, empty"),
+        (small_matrix(answers=[]), [], "`answers`"),
     ],
 )
 def test_bad_input_is_named(tmp_path, capsys, content, options, message):
     path = tmp_path / "m.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
+    begun = time.monotonic()
     assert run(path, *options, "--output", tmp_path / "w.json") == 2
+    assert time.monotonic() - begun < 1
     error = capsys.readouterr().err
     assert message in error
-    assert str(path) in error
+    assert error.count(str(path)) == error.count("\n") == 1
     assert [item.name for item in tmp_path.iterdir()] == ["m.json"]
+
+
+def test_what_is_no_text_and_paths_that_cannot_be(tmp_path, capsys):
+    path = tmp_path / "m.json"
+    path.write_bytes('{"tasks": ["ä", "B"]}'.encode("latin-1"))
+    assert run(path) == 2
+    assert "not UTF-8 text (invalid continuation byte at byte 12)" in capsys.readouterr().err
+    assert run("m\0.json") == 2
+    assert "null byte" in capsys.readouterr().err
+    assert run(write(path, small_matrix()), "--output", tmp_path / "w\0.json") == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_weights_file_is_called_one(tmp_path, capsys):
+    path = tmp_path / "w.json"
+    assert run(write(tmp_path / "m.json", small_matrix()), "--output", path) == 0
+    assert run(path) == 2
+    error = capsys.readouterr().err
+    assert "is a weights file, not a validation matrix" in error
+    assert error.count("\n") == 1
+
+
+def test_without_arguments_it_says_how_to_use_the_nearest_matrix(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == 2
+    assert "python weighting_visatb.py MATRIX.json --output weights.json" in capsys.readouterr().err
+    (tmp_path / "outputs" / "my run").mkdir(parents=True)
+    write(tmp_path / "outputs" / "my run" / "matrix.json", small_matrix())
+    for place in ("'outputs/my run/matrix.json'", "small.matrix.json"):
+        with pytest.raises(SystemExit):
+            run()
+        assert f"python weighting_visatb.py {place} --output weights.json" in capsys.readouterr().err
+        write(tmp_path / "small.matrix.json", small_matrix())  # nearer than any work folder
+
+
+def test_scores_of_some_of_the_tasks_are_no_whole(tmp_path, capsys, caplog):
+    """Proxies of five tasks, scored on two: an error, unless these two are asked for by name."""
+    scores, out = score_folder(tmp_path), tmp_path / "w.json"
+    for unit in "CDE":
+        for task in "AB":
+            path = answer_file(tmp_path / "answers", task, f"plus_mini:{unit}", 12)
+            assert qa.main(["-a", str(path), "--output", str(scores / path.name)]) == 0
+    assert run("--scores", scores, "--output", out) == 2
+    assert "`plus_mini` has models of C, D, E, but there is no figure on these" in capsys.readouterr().err
+    assert not out.exists()
+    assert run("--scores", scores, "--task_names", "A", "B", "--output", out) == 0
+    assert "no weight for C, D, E" in caplog.text
+    assert list(json.loads(out.read_text())["weights"]) == ["A", "B"]
+    assert run("--scores", scores, "--task_names", "A", "B", "C") == 2
+    assert "no figure of mini on C" in capsys.readouterr().err
+
+
+def test_collapsed_answers_travel_from_the_answers_to_the_weights_file(tmp_path):
+    scores, out = score_folder(tmp_path), tmp_path / "w.json"
+    path = answer_file(tmp_path / "answers", "A", "mini", 0)  # "no" to all 40 questions, each of whose truth is "yes"
+    assert qa.main(["-a", str(path), "--output", str(scores / path.name), "--per_sample", _samples(scores, path)]) == 0
+    assert json.loads((scores / path.name).read_text())["answers"] == {
+        "questions": 40,
+        "empty": 0,
+        "distinct": 1,
+        "most_common": 40,
+        "same_truth": 0,
+        "text": "no",
+    }
+    assert run("--scores", scores, "--output", out) == 0
+    said = [text for text in json.loads(out.read_text())["warnings"] if text.startswith("A: mini")]
+    assert said == [
+        "A: mini scores 0 and gives one answer, 'no', to 40 of 40 questions; D(A) and the contributions to A say "
+        "little about what it has learnt"
+    ]
+    again = tmp_path / "again.json"
+    assert run(tmp_path / "w.matrix.json", "--output", again) == 0  # the matrix file carries it
+    assert set(said) <= set(json.loads(again.read_text())["warnings"])
+
+
+def _samples(scores, path):
+    return str(scores / f"{path.stem}.samples.json")
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,15 @@ def test_weights_have_mean_1_and_do_not_see_a_common_shift(scores, temperature):
     np.testing.assert_allclose(shifted, weights, rtol=1e-8, atol=1e-12)
 
 
+def test_auto_temperature_stops_at_its_lowest():
+    """Scores that are all alike, or nearly, give weights of 1 at any T: then the lowest, 0.1, is the answer."""
+    alike = np.full(3, 0.4)
+    assert auto_temperature(alike, alike, alike) == 0.1
+    nearly = np.array([0.4, 0.41, 0.42])
+    assert auto_temperature(nearly, nearly, nearly) == 0.1
+    assert solved(small_matrix(), temperature="auto")["temperature"] > 0.1
+
+
 @given(vectors)
 @settings(max_examples=40, deadline=None)
 def test_auto_temperature_keeps_its_promise(scores):

@@ -1,6 +1,7 @@
 """Degenerate matrices by name and policy, and how sure the weights are."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -26,6 +27,63 @@ def test_missing_cells_are_all_named():
     del matrix["plus_mini"]["A"]["B"], matrix["mini"]["C"]
     with pytest.raises(WeightingError, match="no figure of mini on C; no figure of plus_mini:A on B"):
         solved(matrix)
+
+
+@pytest.mark.parametrize("policy", ["error", "drop", "clip"])
+def test_a_hole_is_an_error_under_every_policy(policy):
+    matrix = small_matrix()
+    del matrix["plus_mini"]["A"]["B"]
+    with pytest.raises(WeightingError, match="no figure of plus_mini:A on B; score every model on every task"):
+        solved(matrix, on_degenerate=policy)
+
+
+def test_many_holes_are_some_and_a_count():
+    tasks = [f"t{k}" for k in range(30)]
+    with pytest.raises(WeightingError) as caught:
+        solved({"tasks": tasks})
+    assert str(caught.value).startswith("incomplete: no figure of mini on t0, t1, t2 and 27 more; ")
+    assert "and of 26 more models" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_start_that_scores_0_everywhere_is_refused():
+    matrix = small_matrix(mini=dict.fromkeys("ABC", 0.0))
+    with pytest.raises(WeightingError, match="mini scores 0 on every task"):
+        solved(matrix)
+    content = solved(matrix, on_degenerate="drop")
+    assert list(content["difficulties"].values()) == [1, 1, 1]
+    assert [text.partition(";")[0] for text in content["warnings"]] == [f"{task}: mini scores 0" for task in "ABC"]
+    one = solved(small_matrix(mini={"A": 0.0, "B": 0.5, "C": 0.6}))
+    assert [text.partition(";")[0] for text in one["warnings"]] == ["A: mini scores 0"]
+    errors = small_matrix(mini=dict.fromkeys("ABC", 0.0), higher_is_better=dict.fromkeys("ABC", False))
+    errors["plus_mini"] = {i: dict.fromkeys("ABC", -0.1) for i in "ABC"}
+    with pytest.raises(WeightingError, match="divides by 0"):  # no errors at all is no collapse
+        solved(errors)
+
+
+def counted(**counts):
+    return {"questions": 100, "empty": 0, "distinct": 9, "most_common": 20, "same_truth": 20, "text": "a"} | counts
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (counted(), None),
+        (counted(most_common=94), None),
+        (counted(most_common=95), "gives one answer, 'a', to 95 of 100 questions"),
+        (counted(most_common=98, same_truth=95), None),  # nearly all truths are this answer: no wonder
+        (counted(empty=50, most_common=50), "gives an empty answer to 50 of 100 questions"),
+        (counted(empty=49, most_common=49), None),
+        ({"questions": 9, "empty": 9, "distinct": 1, "most_common": 9, "same_truth": 0}, None),
+    ],
+)
+def test_equal_and_empty_answers_are_a_warning(counts, said):
+    content = solved(small_matrix(answers={"plus_mini": {"B": {"C": counts}}}))
+    assert content["warnings"] == ([] if said is None else [f"C: plus_mini:B {said}; {THAT}"])
+    assert content["weights"] == solved(small_matrix())["weights"]
+
+
+THAT = "the figures that rest on it say little about what it has learnt"
 
 
 def test_a_zero_divisor_of_the_difficulty_is_an_error():
@@ -65,8 +123,9 @@ def test_clip_raises_the_denominator_to_two_standard_errors():
 
 def test_a_gain_within_two_standard_errors_is_a_warning(caplog):
     spread = {"mini": dict.fromkeys("ABC", 0.03), "plus_mini": {i: dict.fromkeys("ABC", 0.05) for i in "ABC"}}
-    solved(small_matrix(stderr=spread))
+    content = solved(small_matrix(stderr=spread))
     assert [record.message.split(":")[0] for record in caplog.records] == ["C"]  # gains 0.3, 0.2, 0.1 against 0.117
+    assert content["warnings"] == [caplog.records[0].message]
 
 
 def test_weights_outside_the_range_are_a_warning(caplog):
@@ -151,3 +210,28 @@ def test_degenerate_draws_are_counted_not_hidden(caplog):
         content = solved(small_matrix(stderr=spread), bootstrap=400)
     assert "of the bootstrap draws are degenerate" in caplog.text
     assert set(content["intervals"]) == set("ABC")
+    left = re.search(r"([\d.]+)% of the bootstrap .* conditional on the other ([\d.]+)%", " ".join(content["warnings"]))
+    assert content["draws"]["made"] == 400
+    assert float(left[2]) == pytest.approx(content["draws"]["kept"] / 4, abs=0.051)
+    assert float(left[1]) == pytest.approx(100 - content["draws"]["kept"] / 4, abs=0.051)
+    assert 0 < content["draws"]["kept"] < 400
+    assert content["warnings"][-1].startswith("the intervals are over the choice of validation questions only")
+
+
+def test_intervals_are_the_central_95_percent_of_the_draws():
+    """Against percentiles of the draws pushed through the whole computation one by one."""
+    spread = {"mini": dict.fromkeys("ABC", 0.005), "plus_mini": {i: dict.fromkeys("ABC", 0.005) for i in "ABC"}}
+    matrix = small_matrix(stderr=spread)
+    problem = build_problem(matrix)
+    by_hand = []
+    for values in draw(problem, {}, 200, seed=0):
+        rows = [dict(zip("ABC", row.tolist(), strict=True)) for row in values]
+        one = solved({"tasks": list("ABC"), "mini": rows[0], "plus_mini": dict(zip("ABC", rows[1:], strict=True))})
+        by_hand.append(list(one["weights"].values()))
+    ordered = np.sort(by_hand, axis=0)
+    intervals = weigh(problem, bootstrap=200)["intervals"]
+    for column, task in enumerate("ABC"):
+        # percentile p of 200 draws lies (200 − 1)·p/100 places from the lowest
+        low = ordered[4, column] + 0.975 * (ordered[5, column] - ordered[4, column])
+        high = ordered[194, column] + 0.025 * (ordered[195, column] - ordered[194, column])
+        assert (intervals[task]["low"], intervals[task]["high"]) == pytest.approx((low, high))
