@@ -183,7 +183,7 @@ def test_vizwiz_prompts_of_llava(published, put, tmp_path):
 
 @pytest.mark.parametrize("question", ["What is to the left of the laptop? ", " What?", "What?"])
 def test_a_question_is_put_as_it_stands(question, checkpoint, tmp_path):
-    """One of MM-Vet's ends in a blank, which LLaVA's script, unlike its training, keeps: two blanks before ASSISTANT."""
+    """One of MM-Vet's ends in a blank, which LLaVA's script keeps: two blanks then stand before ASSISTANT."""
     mini.mmvet(tmp_path)
     path = tmp_path / "mm-vet" / "mm-vet.json"
     rows = json.loads(path.read_text())
