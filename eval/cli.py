@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval.core import Evaluation, EvaluationError, Sample, Scored, identify, read_answers, write_json
+from eval.core import IDENTITY, Evaluation, EvaluationError, Sample, Scored, in_words, read_answers, told, write_json
 from eval.metrics import Metric, load_metric
+
+logger = logging.getLogger(__name__)
 
 CAPTION_TOKENIZERS = {"whitespace": "cider", "ptb": "cider_ptb"}
 
@@ -24,12 +26,12 @@ def evaluate(
 ) -> Evaluation:
     """Score an answer file by the metric registered under that name, or by several (the first feeds the weights).
 
-    Task, model and split are taken from the file where they are not given; EvaluationError where they cannot be,
-    or where the file is not as it should be.
+    Task, model and split are taken from the file where they are not given, and left out where nothing tells them;
+    EvaluationError where the file is not as it should be.
     """
     path = Path(answers)
     samples = read_answers(path)
-    identity = identify(path, samples, task=task, model=model, split=split)
+    identity = told(path, samples, task=task, model=model, split=split)
     return Evaluation(samples, _score(path, samples, metric), identity)
 
 
@@ -40,7 +42,8 @@ def _score(path: Path, samples: list[Sample], metric: str | Metric | Sequence[st
     except EvaluationError as error:
         raise EvaluationError(f"{path}: {error}") from error
     columns = [column for part in parts for column in part.columns]
-    return Scored(columns, [any(flags) for flags in zip(*(part.malformed for part in parts), strict=True)])
+    malformed = [any(flags) for flags in zip(*(part.malformed for part in parts), strict=True)]
+    return Scored(columns, malformed, list(dict.fromkeys(note for part in parts for note in part.notes)))
 
 
 def single_reference(path: Path, samples: Sequence[Sample]) -> None:
@@ -83,9 +86,9 @@ def make_parser(description: str, tokenizers: dict[str, str] | None = None) -> a
     parser.add_argument("-a", "--answers", type=Path, required=True, metavar="F", help="answer file (JSON)")
     parser.add_argument("--output", type=Path, metavar="F", help="write the score file here")
     parser.add_argument("--per_sample", "--per-sample", type=Path, metavar="F", help="write each question's score here")
-    parser.add_argument("--task", help="task name, where neither records nor file name tell it")
-    parser.add_argument("--model", help="model name (mini, plus_mini:<task>, …), where nothing tells it")
-    parser.add_argument("--split", help="split (train, val, test), where nothing tells it")
+    parser.add_argument("--task", help="task of a score for a matrix, where neither records nor file name tell it")
+    parser.add_argument("--model", help="its model (mini, plus_mini:<task>, …), likewise")
+    parser.add_argument("--split", help="its split (train, val, test), likewise")
     if tokenizers:
         parser.add_argument("--tokenizer", choices=list(tokenizers), default=next(iter(tokenizers)))
     return parser
@@ -104,14 +107,24 @@ def score_answers(
     samples = read_answers(path)
     if check:
         check(path, samples)
-    given = {key: getattr(arguments, key) for key in ("task", "model", "split")}
-    identity = identify(path, samples, **given) if targets else {key: value for key, value in given.items() if value}
+    given = {key: getattr(arguments, key) for key in IDENTITY}
+    identity = told(path, samples, **given) if targets else {key: value for key, value in given.items() if value}
     evaluation = Evaluation(samples, _score(path, samples, metric), identity)
+    for note in evaluation.scored.notes:
+        logger.warning("%s: %s", path, note)
     # Per-sample scores first: whoever sees the score file may rely on what stands beside it.
     if arguments.per_sample:
         write_json(arguments.per_sample, evaluation.per_sample_file())
     if arguments.output:
         write_json(arguments.output, evaluation.score_file())
+        if missing := [key for key in IDENTITY if key not in identity]:
+            flags = " ".join(f"--{key}" for key in missing)
+            logger.warning(
+                "%s does not say %s: good to read, not to enter a validation matrix; %s would say it",
+                arguments.output,
+                in_words(missing),
+                flags,
+            )
     return evaluation
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.core import EvaluationError, read_json
+from eval.core import IDENTITY, EvaluationError, in_words, read_json
 
 logger = logging.getLogger("weighting_visatb")  # its command is what reads these files
 
+_SHOWN = 3
 PROXIES = ("mini", "base", "single_mini", "plus_mini", "single")
 Samples = dict[str, dict[str, NDArray[np.float64]]]  # task → model → float64[2, n]: values and weights
 
@@ -83,13 +84,15 @@ def read_folder(folder: Path, split: str) -> tuple[list[ScoreFile], dict[tuple[s
         raise EvaluationError(f"{folder}: no such folder")
     scores: dict[tuple[str, str], ScoreFile] = {}
     samples: dict[tuple[str, str], Any] = {}
+    nameless: list[str] = []
     for path in sorted(folder.rglob("*.json")):
         content = read_json(path)
-        if not isinstance(content, dict) or not {"task", "model", "split"} <= content.keys():
+        if not _is_scores(content) or content.get("split", split) != split:
             continue  # answer files, matrices and weights may lie in the same folder
-        key = (str(content["task"]), str(content["model"]))
-        if content["split"] != split:
+        if missing := [key for key in IDENTITY if key not in content]:
+            nameless.append(f"{path} does not say {in_words(missing)}")
             continue
+        key = (str(content["task"]), str(content["model"]))
         if "samples" in content:
             if key in samples:
                 raise EvaluationError(f"{path}: {key[1]} on {key[0]} has per-sample scores already, {samples[key][0]}")
@@ -98,7 +101,21 @@ def read_folder(folder: Path, split: str) -> tuple[list[ScoreFile], dict[tuple[s
             if key in scores:
                 raise EvaluationError(f"{path}: {key[1]} on {key[0]} has a score file already, {scores[key].path}")
             scores[key] = parse_score_file(path, content)
+    if nameless:
+        more = f"\n… and {len(nameless) - _SHOWN} more" if len(nameless) > _SHOWN else ""
+        mend = "score again with --task, --model and --split as needed, or move what is not to enter the matrix"
+        raise EvaluationError("\n".join(nameless[:_SHOWN]) + f"{more}\n{mend}")
     return list(scores.values()), samples
+
+
+def _is_scores(content: Any) -> bool:
+    """Whether this is a score file or a per-sample file, whoever's it is."""
+    if not isinstance(content, dict) or not {"scores", "samples"} & content.keys():
+        return False
+    if content.keys() >= set(IDENTITY):
+        return True
+    rows = content.get("samples", [])
+    return "num_malformed" in content or bool(rows and isinstance(rows[0], dict) and "malformed" in rows[0])
 
 
 def parse_score_file(path: Path, content: Mapping[str, Any]) -> ScoreFile:

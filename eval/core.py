@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+IDENTITY = ("task", "model", "split")
 HUMAN_ROLES = ("human", "user")
 ASSISTANT_ROLES = ("gpt", "assistant")
 # {benchmark/task}(-mini|-plus-mini)_{train|val|test}-{size}_{model}
@@ -82,10 +83,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a metric returns for n samples: one or more columns, and which predictions could not be read (n flags)."""
+    """What a metric returns for n samples: one or more columns, and which of them could not be scored (n flags).
+
+    `notes` say what a reader of the figures must know of the file; whoever knows its name logs them with it.
+    """
 
     columns: list[Column]
     malformed: list[bool]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class Evaluation:
 
     samples: list[Sample]
     scored: Scored
-    identity: dict[str, str] = field(default_factory=dict)  # task, model, split; empty where nobody asked
+    identity: dict[str, str] = field(default_factory=dict)  # task, model, split, as far as told
 
     def score_file(self) -> dict[str, Any]:
         """The score file's content; the first metric is the one that feeds task weighting."""
@@ -225,21 +230,31 @@ def _sample(record: dict[str, Any], sample_id: str, name: str) -> Sample:
     return Sample(sample_id, question, tuple(references), prediction, record)
 
 
-def identify(path: Path, samples: Sequence[Sample], **given: str | None) -> dict[str, str]:
-    """Task, model and split of an answer file: as given, else as its records say, else from its name.
+def told(path: Path, samples: Sequence[Sample], **given: str | None) -> dict[str, str]:
+    """Task, model and split of an answer file as far as anything tells: as given, else its records, else its name.
 
     Records say `task` and `generator`; the name is read as `{task}_{split}-{size}_{model}.json`. EvaluationError
-    if records disagree or nothing tells.
+    if records disagree.
     """
     match = ANSWER_FILE_NAME.fullmatch(path.stem)
     from_name = match.groupdict() if match else {}
-    identity = {}
-    for key in ("task", "model", "split"):
-        value = given.get(key) or _said_by_records(path, samples, key) or from_name.get(key)
-        if not value:
-            raise EvaluationError(f"{path}: neither its name nor its records tell the {key}; pass --{key}")
-        identity[key] = value
+    found = {key: given.get(key) or _said_by_records(path, samples, key) or from_name.get(key) for key in IDENTITY}
+    return {key: value for key, value in found.items() if value}
+
+
+def identify(path: Path, samples: Sequence[Sample], **given: str | None) -> dict[str, str]:
+    """Task, model and split as `told`; EvaluationError naming all of them that nothing tells."""
+    identity = told(path, samples, **given)
+    if missing := [key for key in IDENTITY if key not in identity]:
+        flags = " ".join(f"--{key}" for key in missing)
+        raise EvaluationError(f"{path}: neither its name nor its records tell {in_words(missing)}; pass {flags}")
     return identity
+
+
+def in_words(keys: Sequence[str]) -> str:
+    """`task`, `model` and `split` in a sentence: "the task, the model and the split"."""
+    names = [f"the {key}" for key in keys]
+    return " and ".join([*([", ".join(names[:-1])] if names[:-1] else []), names[-1]])
 
 
 def _said_by_records(path: Path, samples: Sequence[Sample], key: str) -> str | None:

@@ -10,6 +10,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Context, Decimal, localcontext
 from typing import Any
 
 from eval.core import Column, EvaluationError, Sample, Scored
@@ -29,6 +30,9 @@ METRICS = {
 Box = tuple[float, float, float, float]
 _NUMBER = r"\s*([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*"
 _BOX = re.compile(r"\[" + ",".join([_NUMBER] * 4) + r"\]")
+_OVERSHOOT = 2  # coordinates of a box in fractions end here; no real box ends before pixel 2
+_EXACT_DIGITS = 2048  # products of floats' shortest decimals, 10^±308 among them, have fewer
+_SHOWN = 5
 
 
 class Metric(ABC):
@@ -131,24 +135,48 @@ class BoxIoU(Metric):
     """Grounding: share of boxes with IoU > 0.5 (the paper's figure), and mean IoU; boxes as [x1, y1, x2, y2]."""
 
     def score(self, samples: Sequence[Sample]) -> Scored:
-        """Best IoU over the references; EvaluationError if a reference is no box."""
-        overlaps = [self._overlap(sample) for sample in samples]
-        values = [value or 0.0 for value in overlaps]
-        share = Column("iou@0.5", "IoU > 0.5", [float(value > 0.5) for value in values])
-        return Scored([share, Column("mean_iou", "mean IoU", values)], [value is None for value in overlaps])
+        """The best box among the references counts.
 
-    @staticmethod
-    def _overlap(sample: Sample) -> float | None:
-        truths = []
-        for text in sample.references:
-            box = parse_box(text)
-            if box is None:
-                raise EvaluationError(f"record id {sample.id}: the truth {text!r} is no box [x1, y1, x2, y2]")
-            truths.append(box)
-        prediction = parse_box(sample.prediction)
-        if prediction is None:
-            return None
-        return max((iou(prediction, truth) for truth in truths if same_scale(prediction, truth)), default=None)
+        A record whose truth is a box without area (or with its corners swapped) scores 0, as every answer's IoU with
+        it is, and is flagged and named; EvaluationError if a reference is no box at all, or if no truth has an area.
+        """
+        truths = [_truths(sample) for sample in samples]
+        overlaps = [_overlap(sample, boxes) for sample, boxes in zip(samples, truths, strict=True)]
+        unfit = [sample.id for sample, boxes in zip(samples, truths, strict=True) if not boxes]
+        if len(unfit) == len(samples):
+            raise EvaluationError(f"record id {unfit[0]}: its truth is a box without area, and so is every other one")
+        details = {"num_unfit_truths": len(unfit)} if unfit else {}
+        pairs = [pair or (0.0, 0.0) for pair in overlaps]
+        share = Column("iou@0.5", "IoU > 0.5", [hit for hit, _ in pairs], details=details)
+        mean = Column("mean_iou", "mean IoU", [value for _, value in pairs], details=details)
+        return Scored([share, mean], [pair is None for pair in overlaps], _named(unfit))
+
+
+def _truths(sample: Sample) -> list[Box]:
+    """The references that are boxes with an area; EvaluationError if one is no box at all."""
+    for text in sample.references:
+        if not _BOX.search(text):
+            raise EvaluationError(f"record id {sample.id}: the truth {text!r} is no box [x1, y1, x2, y2]")
+    return [box for text in sample.references if (box := parse_box(text))]
+
+
+def _overlap(sample: Sample, truths: Sequence[Box]) -> tuple[float, float] | None:
+    """Whether the answer is a hit (0 or 1), and its IoU; None where nothing can be compared."""
+    answer = parse_box(sample.prediction)
+    fit = [] if answer is None else [truth for truth in truths if same_scale(answer, truth)]
+    if answer is None or not fit:
+        return None
+    return float(any(is_hit(answer, truth) for truth in fit)), max(iou(answer, truth) for truth in fit)
+
+
+def _named(unfit: Sequence[str]) -> list[str]:
+    if not unfit:
+        return []
+    shown = ", ".join(unfit[:_SHOWN]) + (", …" if len(unfit) > _SHOWN else "")
+    return [
+        f"records with a truth without area (or with its corners swapped): {len(unfit)}, which score 0 whatever was "
+        f"answered: id {shown}; correct or remove them"
+    ]
 
 
 def parse_box(text: str) -> Box | None:
@@ -161,12 +189,12 @@ def parse_box(text: str) -> Box | None:
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 and 0 < area < math.inf else None
 
 
-def same_scale(prediction: Box, truth: Box) -> bool:
-    """Whether both boxes are normalised (coordinates up to 1) or both in pixels.
+def same_scale(answer: Box, truth: Box) -> bool:
+    """Whether both boxes are fractions of the image or both in pixels.
 
-    A prediction may overshoot a normalised image a little; beyond 2 it can only be meant in pixels.
+    Fractions may overshoot the image, in a truth by rounding, in an answer by more; pixels begin where they cannot.
     """
-    return max(prediction) <= 2 if max(truth) <= 1 else max(prediction) > 1
+    return max(answer) <= _OVERSHOOT if max(truth) < _OVERSHOOT else max(answer) > 1
 
 
 def iou(a: Box, b: Box) -> float:
@@ -178,6 +206,15 @@ def iou(a: Box, b: Box) -> float:
     common = width * height
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common
     return common / union
+
+
+def is_hit(a: Box, b: Box) -> bool:
+    """Whether IoU > 1/2, to the last decimal as written: in binary, an IoU of exactly 1/2 may come out above it."""
+    with localcontext(Context(prec=_EXACT_DIGITS)):
+        ax1, ay1, ax2, ay2, bx1, by1, bx2, by2 = (Decimal(repr(number)) for number in (*a, *b))
+        width, height = min(ax2, bx2) - max(ax1, bx1), min(ay2, by2) - max(ay1, by1)
+        both = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1)
+        return width > 0 and height > 0 and 3 * width * height > both
 
 
 class Gleu(Metric):

@@ -170,7 +170,9 @@ def _check_truths(file: Path, records: list[dict[str, Any]], metrics: list[str])
             read_answers(answers)
             for metric in metrics:
                 if metric not in _SLOW_METRICS:
-                    evaluate(answers, metric, task="task", model="truth", split="val")
+                    truths = evaluate(answers, metric, task="task", model="truth", split="val")
+                    for note in truths.scored.notes:
+                        logger.warning("%s: %s", file, note)
         except EvaluationError as error:
             raise EvaluationError(str(error).replace(str(answers), str(file))) from error
 

@@ -10,6 +10,7 @@ import pytest
 import eval.core
 from eval import caption, caption_list, gleu, grounding, qa
 from eval.cli import evaluate
+from eval.collect import collect
 
 FOLDER = Path(eval.core.__file__).parent
 COMMANDS = {"caption": caption, "caption_list": caption_list, "grounding": grounding, "qa": qa, "gleu": gleu}
@@ -181,11 +182,51 @@ def test_bad_answer_files_are_named(tmp_path, capsys, content, message):
     assert files(tmp_path) == [path.name]
 
 
-def test_an_unknown_identity_matters_only_to_score_files(tmp_path, capsys):
-    path = answers(tmp_path / "my answers.json", ("a", "a"))
-    assert qa.main(["-a", str(path)]) == 0
-    assert qa.main(["-a", str(path), "--output", str(tmp_path / "s.json")]) == 2
-    assert "neither its name nor its records tell the task; pass --task" in capsys.readouterr().err
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_of_any_name_is_scored(tmp_path, capsys, command):
+    truth = "[0, 0, 1, 1]"
+    path = answers(tmp_path / "my answers.json", (truth, truth), (truth, ""))
+    out, per_sample = tmp_path / "s.json", tmp_path / "p.json"
+    assert COMMANDS[command].main(["-a", str(path), "--output", str(out), "--per_sample", str(per_sample)]) == 0
+    assert not {"task", "model", "split"} & json.loads(out.read_text()).keys()
+    assert "2 answers, 1 malformed" in capsys.readouterr().out
+
+
+def test_what_nothing_tells_is_said_at_once_and_the_rest_kept(tmp_path, caplog):
+    path = answers(tmp_path / "my answers.json", ("a", "a"), task="GQA")
+    out = tmp_path / "s.json"
+    assert qa.main(["-a", str(path), "--output", str(out)]) == 0
+    assert json.loads(out.read_text())["task"] == "GQA"
+    assert "s.json does not say the model and the split" in caplog.text
+    assert "--model --split would say it" in caplog.text
+    with pytest.raises(eval.core.EvaluationError, match=r"tell the model and the split; pass --model --split"):
+        eval.core.identify(path, eval.core.read_answers(path))
+
+
+def test_a_matrix_asks_for_all_that_is_missing_at_once(tmp_path):
+    for name, more in (("x", {}), ("y", {"task": "GQA", "split": "val"}), ("z", {"split": "test"})):
+        path = answers(tmp_path / f"{name}.answers", ("a", "a"), **more)
+        out, per_sample = tmp_path / "scores" / f"{name}.json", tmp_path / "scores" / f"{name}.samples.json"
+        assert qa.main(["-a", str(path), "--output", str(out), "--per_sample", str(per_sample)]) == 0
+    with pytest.raises(eval.core.EvaluationError) as raised:
+        collect(tmp_path / "scores", "val")
+    lines = str(raised.value).splitlines()
+    assert "x.json does not say the task, the model and the split" in lines[0]
+    assert "x.samples.json does not say the task, the model and the split" in lines[1]
+    assert "y.json does not say the model" in lines[2]
+    assert "… and 1 more" in lines[3]  # z is of another split
+    assert "--task, --model and --split" in lines[4]
+
+
+def test_a_bad_truth_box_is_named_with_its_file(tmp_path, caplog):
+    good = "[0, 0, 1, 1]"
+    path = answers(tmp_path / "f.json", (good, good), ("[1, 0, 0, 1]", good))
+    out = tmp_path / "s.json"
+    assert grounding.main(["-a", str(path), "--output", str(out)]) == 0
+    assert f"{path}: records with a truth without area" in caplog.text
+    assert "id q1;" in caplog.text
+    content = json.loads(out.read_text())
+    assert (content["num_malformed"], [entry["num_unfit_truths"] for entry in content["scores"]]) == (1, [1, 1])
 
 
 def test_the_answers_are_never_overwritten(tmp_path, capsys):

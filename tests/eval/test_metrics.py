@@ -166,6 +166,31 @@ def test_iou_of_exactly_one_half_does_not_count():
 
 
 @pytest.mark.parametrize(
+    ("truth", "answer", "hit"),
+    [
+        ("[0.1, 0.1, 0.2, 0.3]", "[0.1, 0.1, 0.2, 0.2]", 0),  # 1/2, which comes out above it in binary
+        ("[0.1, 0.1, 0.2, 0.3]", "[0.1, 0.1, 0.2, 0.2001]", 1),
+        ("[0.1, 0.1, 0.4, 0.4]", "[0.1, 0.1, 0.7, 0.4]", 0),
+        ("[0.1, 0.1, 0.4, 0.4]", "[0.1, 0.1, 0.6999, 0.4]", 1),
+    ],
+)
+def test_one_half_is_decided_on_decimals_as_written(truth, answer, hit):
+    assert score("iou", (truth, answer)).columns[0].values == [hit]
+
+
+decimal_box = st.tuples(*[st.integers(0, 20)] * 4).filter(lambda c: c[0] < c[2] and c[1] < c[3])
+
+
+@given(decimal_box, decimal_box)
+def test_hits_equal_those_of_whole_numbers(a, b):
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    common = max(width, 0) * max(height, 0)
+    areas = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))
+    text = ["[" + ", ".join(f"{corner / 20:.2f}" for corner in box) + "]" for box in (a, b)]
+    assert score("iou", (text[0], text[1])).columns[0].values == [2 * common > areas - common]
+
+
+@pytest.mark.parametrize(
     "prediction",
     [
         "",
@@ -203,9 +228,45 @@ def test_scales_must_agree():
     assert overshoot.columns[1].values[0] == pytest.approx(1 / 1.04)
 
 
+@pytest.mark.parametrize(
+    ("truth", "answer", "value"),
+    [
+        ("[0.5, 0, 1.0001, 1]", "[0.5, 0, 1, 1]", 0.5 / 0.5001),  # a truth rounded to beyond the edge is no pixels
+        ("[0.5, 0, 1.999, 1]", "[0.5, 0, 1, 1]", 0.5 / 1.499),
+        ("[1, 0, 2, 2]", "[1, 0, 2, 1]", 0.5),
+        ("[1, 0, 2, 2]", "[0.5, 0, 1, 1]", None),  # from here on pixels
+        ("[0, 0, 1, 1]", "[0, 0, 2, 1]", 0.5),
+        ("[0, 0, 1, 1]", "[0, 0, 2.01, 1]", None),
+    ],
+)
+def test_where_fractions_end_and_pixels_begin(truth, answer, value):
+    scored = score("iou", (truth, answer))
+    assert scored.malformed == [value is None]
+    assert scored.columns[1].values == [pytest.approx(value or 0.0)]
+
+
+@pytest.mark.parametrize("truth", ["[0.5, 0.5, 0.5, 0.9]", "[0.5, 0.5, 0.1, 0.9]", "[0, 0, 1e300, 1e300]"])
+def test_a_truth_without_area_is_one_records_fault(truth):
+    good = "[0, 0, 1, 1]"
+    scored = score("iou", (good, good), (truth, truth), (truth, good), (good, good))
+    assert [column.values for column in scored.columns] == [[1, 0, 0, 1]] * 2
+    assert scored.malformed == [False, True, True, False]
+    assert [column.details for column in scored.columns] == [{"num_unfit_truths": 2}] * 2
+    assert len(scored.notes) == 1
+    assert "swapped): 2, which score 0" in scored.notes[0]
+    assert "id 1, 2;" in scored.notes[0]
+
+
+def test_a_box_without_area_beside_other_references_is_left_out():
+    scored = score("iou", (["[0.5, 0, 0.5, 1]", "[0, 0, 1, 1]"], "[0, 0, 1, 1]"))
+    assert (scored.columns[0].values, scored.malformed, scored.notes) == ([1.0], [False], [])
+
+
 def test_a_truth_that_is_no_box_is_an_error():
-    with pytest.raises(EvaluationError, match="record id 0: the truth 'left' is no box"):
-        score("iou", ("left", "[0, 0, 1, 1]"))
+    with pytest.raises(EvaluationError, match="record id 1: the truth 'left' is no box"):
+        score("iou", ("[0, 0, 1, 1]", "[0, 0, 1, 1]"), ("left", "[0, 0, 1, 1]"))
+    with pytest.raises(EvaluationError, match="record id 0: its truth is a box without area, and so is every other"):
+        score("iou", ("[1, 0, 0, 1]", "[0, 0, 1, 1]"))
 
 
 @given(st.text(alphabet="[]0123456789.,-+eE nainf", max_size=40))

@@ -117,6 +117,8 @@ def score_task(context: Context, model: str, split: str, task: str, questions: P
     samples = read_answers(path)
     identity = identify(path, samples, task=task, model=model, split=split)
     scored = [load_metric(metric).score(samples) for metric in context.experiment.tasks[task].metric]
+    for note in dict.fromkeys(note for one in scored for note in one.notes):
+        logger.warning("%s: %s", path, note)
     evaluation = Evaluation(samples, _joined(samples, scored), identity)
     write_json(layout.per_sample(split, task, model), evaluation.per_sample_file())
     write_json(layout.score(split, task, model), evaluation.score_file())
