@@ -32,6 +32,7 @@ _COPIES = 1_000_000
 _LONGEST_REFERENCE = 64  # a shorter cell of the image column is the index of the row that holds the image
 _NOTHING = {"", "NA", "N/A", "n/a", "NULL", "null"}
 _MARKS = re.compile(r"[.()\[\],:;!*#{}，。：、（）]")
+_ARTICLE = re.compile(r"(?:^|[.!?:\n])\s*A\s+(?!is\b)\w")  # a capital A in front of a word, where a sentence begins
 _UNSENT = ("hint", "category", "source", "image", "comment", "l2-category")
 
 
@@ -107,12 +108,14 @@ class MMBenchCN(MMBench):
 def read_choice(answer: str, options: Mapping[str, str]) -> str:
     """The option that an answer names by its letter alone or else by its text; empty if not just one.
 
-    MMBench's own rule before it asks a language model: one letter as a word of its own, `A` not being the article of
-    a longer sentence; else the text of one option, in an answer not much longer than the options.
+    MMBench's own rule before it asks a language model: one letter as a word of its own; else the text of one option, in
+    an answer not much longer than the options. In answers of more than three words the rule of 2023 passes over every
+    capital `A`, which may be the article; here it passes over one that is, so that "The answer is A." counts as "The
+    answer is B." does.
     """
     words = _MARKS.sub(" ", answer).split()
     letters = [letter for letter in options if letter in words]
-    if len(letters) == 1 and not ("A" in words and len(words) > 3):
+    if len(letters) == 1 and not (letters == ["A"] and len(words) > 3 and _ARTICLE.search(answer)):
         return letters[0]
     text = answer.lower()
     if len(text) > 2 * sum(len(option) for option in options.values()):
