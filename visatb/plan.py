@@ -263,10 +263,14 @@ def advice(experiment: Experiment, found: Counts, workdir: Path | None = None) -
 
 
 def weight_advice(workdir: Path | None) -> Iterator[str]:
-    """The weights of a work folder that lie outside 0.5 to 2.0."""
+    """What is doubtful about the weights of a work folder: its weights file's warnings, or what an old one tells."""
     try:
-        weights = json.loads(Layout(workdir or Path()).weights.read_text(encoding="utf-8"))["weights"]
-    except (OSError, ValueError, KeyError):
+        content = json.loads(Layout(workdir or Path()).weights.read_text(encoding="utf-8"))
+        weights = content["weights"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if "warnings" in content:
+        yield from (f"λ: {text}" for text in content["warnings"])
         return
     low, high = WEIGHT_RANGE
     outside = [f"{task} {weight:.3f}" for task, weight in weights.items() if not low <= weight <= high]

@@ -158,7 +158,10 @@ def test_best_and_second_as_in_the_paper(page: str) -> None:
 def test_headline_says_how_sure(page: str) -> None:
     title = re.search(r"<h1>(.*?)</h1>", page)
     assert title
-    assert title.group(1) == "VisATB against EW: better on average, and no clear difference in evenness"
+    assert title.group(1) == (
+        "VisATB against EW: better on average, and no clear difference in evenness "
+        "(one training run; intervals over test questions only)"
+    )
     assert "+11.29% against +8.75%, a difference of +2.54 points (95% interval +" in page
     assert "0.15% against 0.10%, a difference of +0.05 points (95% interval −" in page
     assert "counted as exact in them: VQAv2" in page
@@ -333,7 +336,7 @@ def test_without_single_task_runs(bare: Path) -> None:
     change(bare / "results.json", methods=results["methods"], baseline="EW", **deltas)
     words = "".join(Document(build(bare).read_text(encoding="utf-8")).words)
     assert "No single-task runs (STL): ΔI and ΔE are relative to EW." in words
-    assert "better on average, but 3 tasks behind; how sure that is, is not known" in words
+    assert "better on average, but 3 tasks behind (one training run; how sure that is, is not known)" in words
     assert "; behind on VQAv2, GQA, OCRVQA." in words  # by Table 3
     assert "no interval: standard errors are missing" in words
 
@@ -360,11 +363,38 @@ def test_groups(bare: Path) -> None:
 def test_advice(bare: Path) -> None:
     weights = json.loads((bare / "weights.json").read_text())
     weights["weights"]["Ref-bbox"] = 2.31
+    del weights["warnings"]  # as older files are
     (bare / "weights.json").write_text(json.dumps(weights))
     change(bare / "cost.json", mini={"samples": 512, "steps": 32})
     found = " ".join(notes(load(bare)))
     assert "The weight of Ref-bbox, 2.310, is outside 0.5 to 2.0" in found
     assert "fewer than 100 optimizer steps, which the paper advises against: mini (32)." in found
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_doubts_about_the_weights_are_shown(bare: Path) -> None:
+    """What the weights file says against itself stands in the page, beside the intervals, and in the model card."""
+    doubts = ["A: mini gives one answer, 'a', to 300 of 300 questions", "28.4% of the bootstrap draws are left out"]
+    change(bare / "weights.json", warnings=doubts, draws={"made": 1000, "kept": 716})
+    path = build(bare)
+    words = " ".join("".join(Document(path.read_text(encoding="utf-8")).words).split())
+    card = (path.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for doubt in doubts:
+        assert f"λ: {doubt}." in words
+        assert f"- {doubt}\n" in card
+    condition = "conditional on the 71.6% of the draws that are not degenerate"
+    assert f"(one training of each proxy; {condition})" in words
+    assert condition in card
+    change(bare / "weights.json", draws={"made": 1000, "kept": 1000})
+    assert condition not in build(bare).read_text(encoding="utf-8")
+
+
+def test_final_models_that_collapsed_are_named(academic: Path) -> None:
+    run = load(academic)
+    counts = {"questions": 50, "empty": 0, "distinct": 1, "most_common": 50, "same_truth": 3, "text": "2"}
+    said = "GQA: EW gives one answer, '2', to 50 of 50 questions of the test set."
+    assert said in notes(replace(run, answers={("test", "GQA", "EW"): counts}))
+    assert said not in notes(replace(run, answers={("val", "GQA", "EW"): counts}))  # that is for the weights to say
 
 
 def test_built_again_it_is_the_same(bare: Path) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from tests.workflow.runs import Run
 from tests.workflow.world import write_experiment, write_task
+from visatb import status
 
 SMALL = {"subsets": {"mini": 0.25}, "global_batch_size": 4, "weighting": {"bootstrap": 20, "temperature": 0.5}}
 
@@ -48,6 +49,7 @@ def test_files_of_the_work_folder(finished):
     weights, matrix, results = (run.read(f"{name}.json") for name in ("weights", "matrix", "results"))
     assert set(weights["weights"]) == {"a", "b"}
     assert matrix["plus_mini"]["a"]["a"] > matrix["mini"]["a"]
+    assert matrix["answers"]["plus_mini"]["a"]["b"]["questions"] == 12
     assert results["baseline"] == "STL"
     assert results["delta_i"]["STL"] == 0
     assert set(results["methods"]) == {"EW", "VisATB", "STL"}
@@ -59,6 +61,17 @@ def test_files_of_the_work_folder(finished):
     }  # fmt: skip
     assert run.read("scores/val/a_plus_mini-b.json")["model"] == "plus_mini:b"
     assert len(run.read("scores/val/a_plus_mini-b.per_sample.json")["samples"]) == 12
+
+
+def test_what_is_doubtful_about_the_weights_is_said(finished, capsys):
+    """In the run's last lines, and in `visatb status`, as the weights file has it."""
+    run, _, errors, _ = finished
+    warnings = run.read("weights.json")["warnings"]
+    assert any("validation questions only" in text for text in warnings)
+    assert status.main([str(run.workdir), "--once"]) == 0
+    for shown in (errors[errors.rindex("jobs done") :], capsys.readouterr().out):
+        for text in warnings:
+            assert f"λ: {text}" in " ".join(shown.split())
 
 
 def test_weights_of_proxies_go_and_those_of_methods_stay(finished):

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from visatb.report.load import Run
+from visatb.report.measured import interval_condition
 
 FINALS = ("VisATB", "EW")
 
@@ -86,7 +87,12 @@ def _weights(run: Run) -> str:
         text = f"{interval['low']:.3f} to {interval['high']:.3f}" if interval else "–"
         rows.append([_text(task), f"{weights['weights'][task]:.4f}", text])
     alpha = ", ".join(f"{name} {share:.3g}" for name, share in weights["alpha"].items())
-    return f"T = {weights['temperature']:.4g}; α: {alpha}.\n\n" + _table(["Task", "λ", "95% interval"], rows)
+    table = _table(["Task", "λ", "95% interval"], rows)
+    said = ["The intervals are over validation questions only, with one training of each proxy"] if intervals else []
+    said += [condition] if (condition := interval_condition(weights)) else []
+    doubts = [f"- {_text(text)}" for text in weights.get("warnings", [])]
+    parts = [f"T = {weights['temperature']:.4g}; α: {alpha}.", table, "; ".join(said) + "." if said else ""]
+    return "\n\n".join(part for part in [*parts, "\n".join(doubts)] if part)
 
 
 def _results(results: Mapping[str, Any] | None) -> str:

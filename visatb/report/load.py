@@ -51,7 +51,8 @@ class Cell:
 class Run:
     """What a work folder holds. Models and tasks go by their own names, not by those of their files.
 
-    `scores`: (split, task, model) → metrics in their order; `cards`, `histories`: model → run card, logged steps.
+    `scores`: (split, task, model) → metrics in their order; `answers`: → counts of empty, distinct and equal ones,
+    where scores have them; `cards`, `histories`: model → run card, logged steps.
     """
 
     folder: Path
@@ -67,6 +68,7 @@ class Run:
     cards: dict[str, dict[str, Any]]
     histories: dict[str, list[dict[str, Any]]]
     grouping: dict[str, Any] | None = None
+    answers: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
 
     @property
     def tasks(self) -> list[str]:
@@ -109,7 +111,7 @@ def load(folder: Path) -> Run:
     cost = _object(layout.cost) or {}
     if weights:
         _check_weights(layout.weights, weights)
-    scores, malformed = _scores(folder / "scores")
+    scores, malformed, answers = _scores(folder / "scores")
     known = {*cost, *(model for _, _, model in scores)}
     for source in (weights, results, matrix):
         known |= _model_names(source or {})
@@ -129,6 +131,7 @@ def load(folder: Path) -> Run:
         malformed=malformed,
         cards=cards,
         histories=histories,
+        answers=answers,
     )
 
 
@@ -187,8 +190,12 @@ def _model_names(source: Mapping[str, Any]) -> set[str]:
 
 def _scores(
     folder: Path,
-) -> tuple[dict[tuple[str, str, str], list[Cell]], dict[tuple[str, str, str], tuple[int, int]]]:
-    """Score files with their per-sample values, and (malformed, all) answers, by (split, task, model)."""
+) -> tuple[
+    dict[tuple[str, str, str], list[Cell]],
+    dict[tuple[str, str, str], tuple[int, int]],
+    dict[tuple[str, str, str], dict[str, Any]],
+]:
+    """Score files with their per-sample values, (malformed, all) answers and their counts, by (split, task, model)."""
     files: dict[tuple[str, str, str], dict[str, Any]] = {}
     samples: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for path in sorted(folder.rglob("*.json")):
@@ -198,14 +205,16 @@ def _scores(
             samples[key] = content["samples"]  # type: ignore[index]
         elif content and "scores" in content:
             files[key] = content | {"path": path}  # type: ignore[index]
-    cells, malformed = {}, {}
+    cells, malformed, answers = {}, {}, {}
     for key, content in files.items():
         try:
             cells[key] = [_cell(entry, samples.get(key, [])) for entry in content["scores"]]
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ReportError(f"{content['path']}: not a score file ({type(error).__name__}: {error})") from error
         malformed[key] = (int(content.get("num_malformed", 0)), int(content.get("num_samples", 0)))
-    return cells, malformed
+        if isinstance(content.get("answers"), dict):
+            answers[key] = content["answers"]
+    return cells, malformed, answers
 
 
 def _cell(entry: Mapping[str, Any], samples: list[dict[str, Any]]) -> Cell:

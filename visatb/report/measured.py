@@ -134,9 +134,18 @@ def weights(run: Run) -> dict[str, Any] | None:
         "rows": rows,
         "fixed": [(task, f"{value:.4f}") for task, value in fixed_weights(weights).items()],
         "with_intervals": bool(intervals),
+        "condition": interval_condition(weights),
         "temperature": f"{weights['temperature']:.4g}",
         "command": f"--task_names {names} --visatb_weights {values}",
     }
+
+
+def interval_condition(weights: Mapping[str, Any]) -> str:
+    """What the intervals are conditional on, "" where no draw was left out (or the file is too old to say)."""
+    draws = weights.get("draws") or {}
+    if not weights.get("intervals") or draws.get("kept", 0) >= draws.get("made", 0):
+        return ""
+    return f"conditional on the {100 * draws['kept'] / draws['made']:.1f}% of the draws that are not degenerate"
 
 
 def _above(weights: Mapping[str, Any], task: str) -> str:

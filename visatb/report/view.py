@@ -15,6 +15,7 @@ from visatb.report.costs import costs
 from visatb.report.load import COMPONENTS, Run, is_proxy
 from visatb.report.verdict import Comparison, compare
 from visatb.report.words import in_words
+from weighting_visatb import collapsed
 
 WEIGHT_RANGE = (0.5, 2.0)  # the paper's advice against over-balancing (section 3.5)
 FEWEST_STEPS = 100  # of a proxy run (Appendices B and G)
@@ -113,7 +114,12 @@ def notes(run: Run) -> list[str]:
         for (split, task, model), (bad, count) in sorted(run.malformed.items())
         if count and bad / count >= 0.05
     ]
-    return [*_notes_on_results(run), *_notes_on_weights(run), *_notes_on_proxies(run), *unread]
+    same = [
+        f"{task}: {model} {fault} of the {split} set."
+        for (split, task, model), counts in sorted(run.answers.items())
+        if split == "test" and (fault := collapsed(counts))  # validation answers are the weights' matter
+    ]
+    return [*_notes_on_results(run), *_notes_on_weights(run), *_notes_on_proxies(run), *same, *unread]
 
 
 def _notes_on_results(run: Run) -> list[str]:
@@ -140,14 +146,16 @@ def _notes_on_results(run: Run) -> list[str]:
 def _notes_on_weights(run: Run) -> list[str]:
     if not run.weights:
         return ["Waits for the task weights: proxies, their validation, or the matrix are not complete."]
-    low, high = WEIGHT_RANGE
-    found = [
-        f"The weight of {unit}, {weight:.3f}, is outside {low} to {high}: a higher T would mend it."
-        for unit, weight in measured.unit_weights(run.weights).items()
-        if not low <= weight <= high
-    ]
-    if not run.weights.get("intervals"):
-        found.append("The weights have no intervals: per-sample scores or standard errors are missing.")
+    found = [f"λ: {text}." for text in run.weights.get("warnings", [])]
+    if "warnings" not in run.weights:  # an older file does not say itself what is doubtful
+        low, high = WEIGHT_RANGE
+        found = [
+            f"The weight of {unit}, {weight:.3f}, is outside {low} to {high}: a higher T would mend it."
+            for unit, weight in measured.unit_weights(run.weights).items()
+            if not low <= weight <= high
+        ]
+    if not run.weights.get("intervals") and not any("no intervals" in text for text in found):
+        found.append("The weights have no intervals: none were asked for, or standard errors are missing.")
     return found
 
 

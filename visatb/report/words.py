@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from visatb.report.verdict import Change, Comparison
@@ -34,7 +35,7 @@ def in_words(comparison: Comparison | None, waiting: str) -> Words:
             f"{c.error.value:+.2f} points{_interval(c.error)}."
         )
     text = f"{sentence} {_task_by_task(c)}"
-    return Words(_tone(c.gain, evenness), _headline(c, evenness), signed(text), _caution(c))
+    return Words(_tone(c.gain, evenness), _headline(c, evenness) + _doubt(c), signed(text), _caution(c))
 
 
 def signed(text: str) -> str:
@@ -53,16 +54,21 @@ def _tone(gain: Change, evenness: int) -> str:
 def _headline(c: Comparison, evenness: int) -> str:
     average = c.gain.side
     if c.baseline_is_other:
-        said = "no task clearly behind" if not evenness else _count(len(c.on_side(-1)), "clearly behind")
+        said = "no task behind" if not evenness else _count(len(c.on_side(-1)), "behind")
     elif (average, evenness) == (0, 0):
         return f"{c.method} and {c.other}: no clear difference, neither on average nor in evenness"
     else:
         said = {1: "more even", -1: "less even", 0: "no clear difference in evenness"}[evenness]
-    if c.gain.interval is None:
-        said = said.replace("clearly ", "") + "; how sure that is, is not known"
     first = {1: "better on average", -1: "worse on average", 0: "no clear difference on average"}[average]
     joint = "but" if average * evenness < 0 else "and"
     return f"{c.method} against {c.other}: {first}, {joint} {said}"
+
+
+def _doubt(c: Comparison) -> str:
+    """What a headline must not be read without: a figure of one training says little about methods."""
+    if c.gain.interval is None:
+        return " (one training run; how sure that is, is not known)"
+    return " (one training run; intervals over test questions only)"
 
 
 def _count(number: int, what: str) -> str:
@@ -78,13 +84,18 @@ def _interval(change: Change) -> str:
 
 
 def _task_by_task(c: Comparison) -> str:
-    clearly = "" if c.gain.interval is None else "clearly "
-    names = {side: ", ".join(c.on_side(side)) for side in (1, -1, 0)}
-    parts = [f"{clearly}ahead on {names[1]}"] if names[1] else []
-    parts += [f"{clearly}behind on {names[-1]}"] if names[-1] else []
+    names = {side: some(c.on_side(side)) for side in (1, -1, 0)}
+    parts = [f"ahead on {names[1]}"] if names[1] else []
+    parts += [f"behind on {names[-1]}"] if names[-1] else []
     parts += [f"no clear difference on {names[0]}"] if names[0] else []
-    parts += [f"no standard errors, so not known on {', '.join(c.unsure)}"] if c.unsure else []
-    return f"Task by task against {c.other}: {'; '.join(parts)}." if parts else ""
+    parts += [f"no standard errors, so not known on {some(c.unsure)}"] if c.unsure else []
+    by = "" if c.gain.interval is None else ", by the questions' intervals"
+    return f"Task by task against {c.other}{by}: {'; '.join(parts)}." if parts else ""
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """The names, or where they are many the first of them and a count; the tables have them all."""
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def _caution(c: Comparison) -> str:
@@ -94,5 +105,5 @@ def _caution(c: Comparison) -> str:
     if c.gain.interval:
         parts.append("The intervals come from drawing the test questions anew.")
     if c.gain.interval and c.exact:
-        parts.append(f"Without standard errors, so counted as exact in them: {', '.join(c.exact)}.")
+        parts.append(f"Without standard errors, so counted as exact in them: {some(c.exact)}.")
     return " ".join(parts)
