@@ -16,7 +16,6 @@ from transformers import (
     AddedToken,
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     CLIPVisionModel,
     GenerationConfig,
     LlavaConfig,
@@ -30,6 +29,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from llava.model.adapter import read_projector
 from llava.model.families.llava import IMAGE_TOKEN, LlavaSquareProcessor, square_image_processor
 from llava.model.projector import STOCK_TYPE, projector_for, projector_shapes, text_of, vision_of
+from llava.model.tokenizer import load_tokenizer
 
 PAD_TOKEN = "<pad>"
 VOCAB_MULTIPLE = 64
@@ -147,7 +147,7 @@ def padded_vocab_size(image_token_id: int) -> int:
 
 def load_base_tokenizer(folder: Folder, vocab_size: int) -> PreTrainedTokenizerBase:
     """A language model's tokenizer with ``<image>`` and ``<pad>`` added behind its ``vocab_size`` tokens."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     if len(tokenizer) != vocab_size:
         raise ValueError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the language model {vocab_size} rows")
     added = [AddedToken(token, special=True, normalized=False) for token in (IMAGE_TOKEN, PAD_TOKEN)]

@@ -2,8 +2,15 @@
 
 LLaVA finds answers by counting: it splits the finished prompt at "</s>" into rounds, tokenises each round, and each
 round's part up to the answer, again for themselves, and masks as many tokens as it counted. Nothing here looks at
-where a token lies in the text. Images are -200, as there.
+where a token lies in the text. Images are -200, as there. Tokens come from sentencepiece itself, not from the project's
+tokenizer nor from transformers.
 """
+
+import re
+from pathlib import Path
+
+from sentencepiece import SentencePieceProcessor
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 IGNORE = -100
 IMAGE = -200
@@ -21,14 +28,43 @@ def move_image_first(text: str) -> str:
     return ("<image>\n" + text).strip()
 
 
-def ids_with_images(prompt: str, tokenizer) -> list[int]:
-    stretches = [tokenizer(text).input_ids for text in prompt.split("<image>")]
-    drop = 1 if stretches[0] and stretches[0][0] == tokenizer.bos_token_id else 0
-    ids = stretches[0][:drop]
+class SlowLlamaTokenizer:
+    """The tokenizer that LLaVA-v1.5 reads ``tokenizer.model`` with: transformers 4.37's, `use_fast=False`.
+
+    Text is cut at the special tokens. With `legacy`, sentencepiece puts its space before each stretch; without, one
+    space is put before the whole text and none before what follows a special token.
+    """
+
+    SPECIALS = ("<unk>", "<s>", "</s>")
+
+    def __init__(self, file: Path, legacy: bool) -> None:
+        self.legacy = legacy
+        model = ModelProto.FromString(file.read_bytes())
+        model.normalizer_spec.add_dummy_prefix = legacy
+        self.pieces = SentencePieceProcessor(model_proto=model.SerializeToString())
+        self.bos = self.pieces.bos_id()
+
+    def ids(self, text: str) -> list[int]:
+        """With the start token in front."""
+        if not self.legacy and text:
+            text = "▁" + text
+        stretches = re.split(f"({'|'.join(self.SPECIALS)})", text)
+        if not self.legacy and len(stretches) > 1 and stretches[0] == "▁":
+            stretches[0] = ""
+        ids = [self.bos]
+        for stretch in stretches:
+            is_special = stretch in self.SPECIALS
+            ids += [self.pieces.piece_to_id(stretch)] if is_special else self.pieces.encode(stretch)
+        return ids
+
+
+def ids_with_images(prompt: str, tokenizer: SlowLlamaTokenizer) -> list[int]:
+    ids = [tokenizer.bos]
+    stretches = [tokenizer.ids(text)[1:] for text in prompt.split("<image>")]
     for number, stretch in enumerate(stretches):
         if number > 0:
             ids.append(IMAGE)
-        ids.extend(stretch[drop:])
+        ids.extend(stretch)
     return ids
 
 
@@ -39,16 +75,16 @@ def vicuna_prompt(texts: list[str]) -> str:
     return prompt
 
 
-def vicuna(texts: list[str], tokenizer, has_image: bool) -> tuple[list[int], list[int], bool]:
+def vicuna(texts: list[str], tokenizer: SlowLlamaTokenizer, has_image: bool) -> tuple[list[int], list[int], bool]:
     """Ids, labels, and whether LLaVA's count came out (where it does not, LLaVA masks the whole sample)."""
     if has_image:
         texts = [move_image_first(text) for text in texts]
 
     def count(text: str) -> int:
-        return len(ids_with_images(text, tokenizer) if has_image else tokenizer(text).input_ids)
+        return len(ids_with_images(text, tokenizer) if has_image else tokenizer.ids(text))
 
     prompt = vicuna_prompt(texts)
-    ids = ids_with_images(prompt, tokenizer) if has_image else tokenizer(prompt).input_ids
+    ids = ids_with_images(prompt, tokenizer) if has_image else tokenizer.ids(prompt)
     labels = list(ids)
     labels[0] = IGNORE
     done = 1
@@ -70,7 +106,7 @@ def vicuna(texts: list[str], tokenizer, has_image: bool) -> tuple[list[int], lis
     return ids, labels, done == len(ids)
 
 
-def plain(answer: str, tokenizer) -> tuple[list[int], list[int]]:
+def plain(answer: str, tokenizer: SlowLlamaTokenizer) -> tuple[list[int], list[int]]:
     ids = ids_with_images("<image>" + answer + "\n", tokenizer)
     masked = len(ids_with_images("<image>", tokenizer))
     return ids, [IGNORE] * masked + ids[masked:]

@@ -22,6 +22,7 @@ from llava.mm_utils import (
 from llava.model.families.llava import square_image_processor
 from tests.data import llava_oracle
 from tests.data.world import llama_tokenizer
+from tests.tiny import sentencepiece_file
 
 
 @pytest.fixture(scope="module", params=[True, False])
@@ -33,9 +34,12 @@ def test_constants():
     assert (IGNORE_INDEX, IMAGE_TOKEN_INDEX, DEFAULT_IMAGE_TOKEN) == (-100, -200, "<image>")
 
 
-@pytest.mark.parametrize("prompt", ["<image>", "a <image>\nb<image> c", "no image", "<image><image>", ""])
+@pytest.mark.parametrize(
+    "prompt", ["<image>", "a <image>\nb<image> c", "no image", "<image><image>", "", "a<image>  b.  C</s> d"]
+)
 def test_tokenizer_image_token(tokenizer, prompt):
-    expected = llava_oracle.ids_with_images(prompt, tokenizer)
+    slow = llava_oracle.SlowLlamaTokenizer(sentencepiece_file(), tokenizer.legacy)
+    expected = llava_oracle.ids_with_images(prompt, slow)
     assert tokenizer_image_token(prompt, tokenizer) == expected
     tensor = tokenizer_image_token(prompt, tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt")
     assert tensor.dtype == torch.long

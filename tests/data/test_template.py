@@ -11,8 +11,10 @@ from llava.data.errors import BadSampleError
 from llava.data.template import TemplateEncoder, encode, encode_prompt
 from tests.data import llava_oracle
 from tests.data.world import llava_processor, qwen_processor, record
+from tests.tiny import sentencepiece_file
 
 PROCESSORS = {}
+SLOW = {legacy: llava_oracle.SlowLlamaTokenizer(sentencepiece_file(), legacy) for legacy in (True, False)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +35,7 @@ def as_llava(ids, processor):
 def assert_equals_llava(texts, legacy, has_image):
     processor = PROCESSORS[legacy]
     ids, labels = encode(turns(*texts), "v1", processor)
-    expected_ids, expected_labels, came_out = llava_oracle.vicuna(texts, processor.tokenizer, has_image)
+    expected_ids, expected_labels, came_out = llava_oracle.vicuna(texts, SLOW[legacy], has_image)
     assert as_llava(ids, processor) == expected_ids
     if came_out:
         expected_labels = [IGNORE_INDEX if label == llava_oracle.IMAGE else label for label in expected_labels]
@@ -49,6 +51,11 @@ CONVERSATIONS = [
     (["Hi", "Hello!"], False),
     (["Write code", "```python\nprint(1)\n```\n", "again", "\nNo.", " ok ", "  two leading spaces", "z", "!"], False),
     (["Q1", "A1", "Q2", "A2", "Q3", "A3", "Q4", "A4"], False),
+    (
+        ["<image>\nMend it:\n    if x:\n        return  1", "def f():\n    return  1\n\n  # end.  Next", "  ok", " x "],
+        True,
+    ),
+    (["<image>", "Yes.  It is."], True),
     (["USER: who is the ASSISTANT?", "ASSISTANT: it is me", "x", "USER:"], False),
 ]
 
@@ -63,11 +70,16 @@ WORDS = st.text(st.sampled_from("abcU SE R.:,\n\t?é漢😀0<>'"), min_size=1, m
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rounds=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4), image=st.booleans(), legacy=st.booleans())
-def test_vicuna_equals_llava_on_any_text(rounds, image, legacy):
+@given(
+    rounds=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4),
+    image=st.booleans(),
+    alone=st.booleans(),
+    legacy=st.booleans(),
+)
+def test_vicuna_equals_llava_on_any_text(rounds, image, alone, legacy):
     texts = [text for pair in rounds for text in pair]
     if image:
-        texts[0] += "<image>"
+        texts[0] = "<image>" if alone else texts[0] + "<image>"
     assert assert_equals_llava(texts, legacy, image)
 
 
@@ -79,11 +91,11 @@ def test_a_question_that_llava_cannot_count_keeps_its_labels():
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-@pytest.mark.parametrize("answer", ["a red bus", " leading", "two\nlines", "é漢😀"])
+@pytest.mark.parametrize("answer", ["a red bus", " leading", "   three", "a  b", "two\nlines", "é漢😀"])
 def test_plain_equals_llava(answer, legacy):
     processor = PROCESSORS[legacy]
     ids, labels = encode(turns("<image>\nDescribe it briefly.", answer), "plain", processor)
-    expected_ids, expected_labels = llava_oracle.plain(answer, processor.tokenizer)
+    expected_ids, expected_labels = llava_oracle.plain(answer, SLOW[legacy])
     assert as_llava(ids, processor) == expected_ids
     assert labels.tolist() == expected_labels
 

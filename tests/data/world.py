@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import CLIPVisionConfig, LlamaConfig, LlamaTokenizer, LlavaConfig
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from llava.data.index import build_index
+from llava.model.build import load_base_tokenizer
 from llava.model.families.llava import LlavaSquareProcessor, square_image_processor
 from llava.model.families.qwen2_vl import QwenProcessor
 from tests.tiny import sentencepiece_file, tiny_qwen_tokenizer
@@ -19,14 +20,13 @@ from tests.tiny import sentencepiece_file, tiny_qwen_tokenizer
 IMAGE_TOKENS = 4  # 28 × 28 pixels, patches of 14
 
 
-def llama_tokenizer(folder: Path, legacy: bool) -> LlamaTokenizer:
+def llama_tokenizer(folder: Path, legacy: bool) -> PreTrainedTokenizerBase:
     """A tokenizer as Vicuna's folder has it, with LLaVA's two additions."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(sentencepiece_file(), folder / "tokenizer.model")
     settings = {"tokenizer_class": "LlamaTokenizer", "legacy": legacy, "add_bos_token": True, "add_eos_token": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    tokenizer = LlamaTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"pad_token": "<pad>", "additional_special_tokens": ["<image>"]})
+    tokenizer = load_base_tokenizer(folder, 32000)
     assert tokenizer.legacy is legacy
     return tokenizer
 

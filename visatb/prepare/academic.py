@@ -90,9 +90,9 @@ class Academic(Benchmark):
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """A tokenizer by folder or name; PrepareError where there is none."""
-    from transformers import AutoTokenizer
+    from llava.model import tokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return tokenizer.load_tokenizer(name)
     except (OSError, ValueError) as error:
         raise PrepareError(f"--tokenizer {name}: {' '.join(str(error).split())[:300]}") from error

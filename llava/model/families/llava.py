@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import (
-    AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PretrainedConfig,
@@ -23,6 +22,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from llava.model.family import Family, Processor, saved_template
 from llava.model.projector import projector_for, vision_of
+from llava.model.tokenizer import load_tokenizer
 from transformers_patch.checkpoint import load_whole
 
 IMAGE_TOKEN = "<image>"
@@ -121,7 +121,7 @@ class LlavaFamily(Family):
         config = LlavaConfig.from_pretrained(path)
         stored, _ = LlavaImageProcessorPil.get_image_processor_dict(path)
         stored.setdefault("do_pad", True)  # LLaVA-1.5 was trained so; early converted checkpoints do not say it
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = load_tokenizer(path)
         tokenizer.padding_side = "right"
         return LlavaSquareProcessor(
             tokenizer,

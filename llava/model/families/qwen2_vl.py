@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from llava.model.family import Family, Processor, saved_template
+from llava.model.tokenizer import load_tokenizer
 from transformers_patch.checkpoint import load_whole
 
 IMAGE_PAD = "<|image_pad|>"
@@ -118,7 +119,7 @@ class Qwen2VLFamily(Family):
         )
 
     def load_processor(self, path: str | os.PathLike[str]) -> QwenProcessor:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = load_tokenizer(path)
         tokenizer.padding_side = "right"
         old_place = Path(path) / "chat_template.json"  # where some published folders keep it
         if tokenizer.chat_template is None and old_place.exists():
