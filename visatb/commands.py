@@ -102,7 +102,7 @@ def model_arguments(experiment: Experiment) -> list[str]:
 def train_arguments(
     experiment: Experiment, layout: Layout, job: ModelJob, listing: Mapping[str, Any], launch: Launch
 ) -> list[str]:
-    """The train command's arguments for a model; `listing` is the content of `data/subsets.json`."""
+    """The train command's arguments for a model; `listing` is that of `subsets.read_listing`."""
     files: dict[str, list[str]] = listing["models"][job.name]["files"]
     arguments = dict(training_arguments(experiment, job.stage))
     micro, accumulation = batch_split(experiment, arguments, launch.processes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,9 @@ OWN_ARGUMENTS = {
     "resume_from_checkpoint": "the work folder",
     "gradient_accumulation_steps": "global_batch_size",
 }
+
+# What the name of a secret ends in: hub_token, WANDB_API_KEY, db-password.
+_SECRET = re.compile(r"(?:^|[^a-z]|api)(?:token|key|password|passwd|secret|credential)s?$", re.IGNORECASE)
 
 
 def load_experiment(path: str | os.PathLike[str]) -> Experiment:
@@ -105,7 +109,9 @@ def _in_words(detail: Any, document: Document, place: Place) -> str:
     if kind == "missing":
         return "is missing"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{message[:1].lower()}{message[1:]} (found {detail['input']!r})"
+    found = repr(detail["input"])
+    shown = found if len(found) <= 200 else f"{found[:200]}…"
+    return f"{message[:1].lower()}{message[1:]} (found {shown})"
 
 
 def _known_names(place: Place) -> list[str]:
@@ -208,6 +214,13 @@ def _training_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
         for name in arguments:
             if name.startswith("-"):
                 yield (*place, name), f"write {name.lstrip('-')}, without dashes"
+            elif secret := _secret_in(name, arguments[name]):
+                variable = "HF_TOKEN" if "hub" in secret or "hf" in secret else "its environment variable"
+                yield (
+                    (*place, name),
+                    f"{secret} is a secret, and this file is copied to the work folder, its logs and its report: "
+                    f"remove it here (and revoke it if the file was shared), and set {variable} in the environment",
+                )
             elif name in OWN_ARGUMENTS:
                 yield (*place, name), f"is set by the workflow itself; see `{OWN_ARGUMENTS[name]}`"
             elif name == "seed":
@@ -215,6 +228,16 @@ def _training_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
     micro = experiment.training.get("per_device_train_batch_size")
     if micro is not None and not (isinstance(micro, int) and micro > 0):
         yield ("training", "per_device_train_batch_size"), f"must be a positive whole number, not {micro!r}"
+
+
+def _secret_in(name: str, value: Any) -> str | None:
+    """The name of a secret that an argument gives: itself, or one within it."""
+    if isinstance(value, dict):
+        return next((found for key, inner in value.items() if (found := _secret_in(str(key), inner))), None)
+    if isinstance(value, list):
+        return next((found for inner in value if (found := _secret_in("", inner))), None)
+    named = _SECRET.search(name) and isinstance(value, str) and value
+    return name if named else None
 
 
 def _resolved(experiment: Experiment, folder: Path, data_folder: str) -> Experiment:
@@ -228,7 +251,7 @@ def _resolved(experiment: Experiment, folder: Path, data_folder: str) -> Experim
         if name is None:
             return None
         local = folder / os.path.expanduser(name)
-        return os.path.abspath(local) if local.exists() or name.startswith((".", "/", "~")) else name
+        return os.path.abspath(local) if os.path.exists(local) or name.startswith((".", "/", "~")) else name
 
     tasks = {
         name: task.model_copy(

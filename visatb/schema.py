@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,7 +29,8 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 def _rate(value: Any) -> Any:
     if isinstance(value, str):
         try:
-            return float(Fraction(value.replace(" ", "")))
+            part, _, whole = value.partition("/")
+            return float(part) / float(whole or 1)
         except (ValueError, ZeroDivisionError) as error:
             raise ValueError(f"{value!r} is not a rate such as 0.25 or 1/4") from error
     return value
@@ -68,7 +68,7 @@ class Model(_Part):
     vision_tower: str | None = None
     projector: str | None = None
     template: str | None = None
-    parameters: Annotated[float, BeforeValidator(_parameters), Field(gt=0)] | None = None
+    parameters: Annotated[float, BeforeValidator(_parameters), Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class Task(_Part):

@@ -6,12 +6,13 @@ large one: both are the first records of one seeded permutation.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.core import write_json
+from eval.core import read_json, write_json
 from visatb import records
 from visatb.graph import ModelJob, Size, models
 from visatb.layout import SPLITS, Layout
@@ -78,6 +79,26 @@ def write_subsets(experiment: Experiment, layout: Layout) -> None:
     write_json(layout.subsets, _listing(experiment, layout, found, wanted))
 
 
+def read_listing(layout: Layout) -> dict[str, Any]:
+    """The content of `data/subsets.json`, its files as absolute paths; EvaluationError if missing or damaged.
+
+    Files of the work folder stand there relative to it, so that it can be moved and copied; the user's are absolute.
+    """
+    listing: dict[str, Any] = read_json(layout.subsets)
+    for questions in (entry for of_split in listing["questions"].values() for entry in of_split.values()):
+        questions["file"] = os.path.join(layout.root, questions["file"])
+    for model in listing["models"].values():
+        files = model["files"].items()
+        model["files"] = {task: [os.path.join(layout.root, file) for file in of_task] for task, of_task in files}
+    return listing
+
+
+def _noted(layout: Layout, file: str | Path) -> str:
+    """A file as it stands in the list: see `read_listing`."""
+    path = Path(file)
+    return str(path.relative_to(layout.root) if path.is_relative_to(layout.root) else path)
+
+
 def _write_subset(experiment: Experiment, path: Path, task: str, count: int, total: int) -> None:
     places = records.chosen(task, total, count, experiment.subsets.seed)
     records.write_records(path, records.pick(experiment.tasks[task].train, places, task))
@@ -107,7 +128,7 @@ def _listing(experiment: Experiment, layout: Layout, found: Counts, wanted: list
         "tasks": found.train,
         "questions": {
             split: {
-                task: {"file": str(layout.questions(task, split, count)), "count": count}
+                task: {"file": _noted(layout, layout.questions(task, split, count)), "count": count}
                 for task, count in found.questions[split].items()
                 if any(task in getattr(model, split) for model in wanted)
             }
@@ -119,7 +140,11 @@ def _listing(experiment: Experiment, layout: Layout, found: Counts, wanted: list
                 "counts": {task: found.train[task][size] for task, size in model.data},
                 "sizes": dict(model.data),
                 "files": {
-                    task: files_of(experiment, layout, task, size, found.train[task][size]) for task, size in model.data
+                    task: [
+                        _noted(layout, file)
+                        for file in files_of(experiment, layout, task, size, found.train[task][size])
+                    ]
+                    for task, size in model.data
                 },
             }
             for model in wanted

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -275,6 +276,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ArgumentTriple:
         raise UsageError(str(error)) from error
     if unknown:
         raise parser.unknown(unknown)
+    if training.hub_token:  # the environment is where Hugging Face looks, and no file that is kept or uploaded
+        os.environ["HF_TOKEN"] = training.hub_token
+        training.hub_token = None
     check_together(model, data, training)
     return model, data, training
 

@@ -39,7 +39,7 @@ def inspect(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) 
     Raises:
         UsageError: the folder holds another run or other files, and `overwrite` is not set.
     """
-    held = read_json(folder / SETTINGS)
+    held = _without_paths(read_json(folder / SETTINGS))
     finished = (folder / CARD).is_file()
     same = held == json.loads(json.dumps(settings))
     if same and not (finished and overwrite):
@@ -58,6 +58,16 @@ def inspect(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) 
             "choose another, or add --overwrite_output_dir True"
         )
     return "new"
+
+
+def _without_paths(held: Any) -> Any:
+    """Settings as they are written now: older ones name the files of `file_tasks` by their paths."""
+    if not isinstance(held, dict) or not isinstance(held.get("file_tasks"), str):
+        return held
+    try:
+        return {**held, "file_tasks": list(json.loads(held["file_tasks"]).values())}
+    except (ValueError, AttributeError):
+        return held
 
 
 def begin(folder: Path, settings: Mapping[str, Any], state: State) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
-from llava.train.tasks import TaskTable
+from llava.train.tasks import TaskTable, read_mapping
 
 PACKAGES = ("visatb", "torch", "transformers", "accelerate", "peft", "deepspeed", "datasets", "numpy", "pillow")
 
@@ -53,6 +53,9 @@ def run_settings(
     settings["global_batch_size"] = global_batch_size(training)
     if training.loss_norm == "micro_batch":
         settings["per_device_train_batch_size"] = training.per_device_train_batch_size
+    if data.file_tasks:  # in the order of the data files, wherever these lie
+        given = read_mapping(data.file_tasks, "--file_tasks")
+        settings["file_tasks"] = [given.get(path, given.get(Path(path).name)) for path in data.data_path]
     settings["tasks"] = dataclasses.asdict(tasks)
     settings["data_sha256"] = [file["sha256"] for file in data_files]
     if training.deepspeed:  # a partitioned optimizer goes on only with the same partition

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,10 +76,16 @@ def read_mapping(text: str, flag: str) -> dict[str, Any]:
             source = Path(text).read_text(encoding="utf-8")
         except OSError as error:
             raise UsageError(f"{flag}: cannot read {text}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{flag}: {text} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        except ValueError as error:  # a NUL in the name
+            raise UsageError(f"{flag}: cannot read {text!r}: {error}") from error
     try:
         value = json.loads(source)
+    except RecursionError as error:
+        raise UsageError(f"{flag}: {text[:200]} is nested too deeply to be read") from error
     except ValueError as error:
-        raise UsageError(f"{flag}: {text} is not valid JSON: {error}") from error
+        raise UsageError(f"{flag}: {text[:200]} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise UsageError(f"{flag}: {text} must hold a JSON object")
     return value
@@ -90,11 +97,11 @@ Weights = tuple[float, ...] | dict[str, float]
 
 def _read_weights(values: Sequence[str]) -> Weights | None:
     words = [
-        word for value in values for word in ([value] if Path(value).is_file() else value.replace(",", " ").split())
+        word for value in values for word in ([value] if os.path.isfile(value) else value.replace(",", " ").split())
     ]
     if not words:
         return None
-    if len(words) == 1 and (words[0].endswith(".json") or Path(words[0]).is_file()):
+    if len(words) == 1 and (words[0].endswith(".json") or os.path.isfile(words[0])):
         return _read_weights_file(words[0])
     try:
         weights = tuple(float(word) for word in words)
@@ -107,12 +114,16 @@ def _read_weights(values: Sequence[str]) -> Weights | None:
 def _read_weights_file(path: str) -> dict[str, float]:
     content = read_mapping(path, "--visatb_weights")
     tasks, weights = content.get("tasks"), content.get("weights")
-    if not isinstance(weights, dict) or not isinstance(tasks, list) or not set(tasks) <= set(weights):
+    named = isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)
+    if not isinstance(weights, dict) or not named or not set(tasks) <= set(weights):
         raise UsageError(
             f'--visatb_weights: {path} must hold "tasks": [names] and "weights": {{name: number}} for them'
         )
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in weights.values()):
         raise UsageError(f"--visatb_weights: a weight in {path} is not a number")
+    too_large = [name for name, value in weights.items() if isinstance(value, int) and value.bit_length() > 1000]
+    if too_large:  # a float ends there
+        raise UsageError(f"--visatb_weights: the weight of {too_large[0]} in {path} is too large for a number")
     # Tasks of fixed weight have no place in the computation of weights (nor in "tasks"), but they have a weight.
     ordered = {name: float(weights[name]) for name in [*tasks, *(name for name in weights if name not in tasks)]}
     _check_weights(tuple(ordered.values()))

@@ -1,5 +1,6 @@
 """Every flag of LLaVA-v1.5's published scripts parses and does what it says; what cannot be done is an error."""
 
+import os
 import shlex
 
 import pytest
@@ -106,3 +107,11 @@ def test_help_shows_ours_and_hides_the_rest(capsys):
     with pytest.raises(SystemExit):
         parse_arguments(["--help_all"])
     assert "--hub_token" in capsys.readouterr().out
+
+
+def test_a_token_goes_to_the_environment_and_into_no_file(parse, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "")
+    training = parse("--model_name_or_path m --hub_token hf_secret")[2]
+    assert os.environ["HF_TOKEN"] == "hf_secret"
+    torch.save(training, tmp_path / "training_args.bin")  # as the Trainer does beside every model
+    assert b"hf_secret" not in (tmp_path / "training_args.bin").read_bytes()

@@ -1,11 +1,14 @@
 """Whose an output folder is, and what may happen to it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from llava.train.arguments import UsageError
+from llava.train.arguments import UsageError, parse_arguments
 from llava.train.folder import CARD, SETTINGS, begin, inspect, publish, saving_folder, write_json
+from llava.train.run_card import run_settings
+from llava.train.tasks import resolve_tasks
 
 SETTINGS_A = {"learning_rate": 2e-5, "tasks": {"names": ("A", "B")}}
 SETTINGS_B = {"learning_rate": 1e-5, "tasks": {"names": ("A", "B")}}
@@ -73,3 +76,21 @@ def test_results_are_published_with_the_configuration_last(tmp_path, monkeypatch
     publish(tmp_path)
     assert moved[-1] == "config.json"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_a_run_is_the_same_where_its_data_files_have_moved(tmp_path):
+    def settings(name: str) -> dict:
+        files = [str(tmp_path / name / file) for file in ("b.json", "a.json")]
+        for file in files:
+            write_json(Path(file), [])
+        tasks = json.dumps({files[1]: "A", files[0]: "B"})
+        words = ["--model_name_or_path", "m", "--output_dir", "o", "--data_path", *files, "--file_tasks", tasks]
+        parsed = parse_arguments([*words, "--use_cpu", "True", "--bf16", "False"])
+        described = [{"sha256": "1"}, {"sha256": "2"}]
+        return run_settings(*parsed, resolve_tasks(*parsed[1:]), described)
+
+    assert settings("here")["file_tasks"] == ["B", "A"]
+    assert settings("here") == settings("there")
+    older = settings("here") | {"file_tasks": json.dumps({"/here/b.json": "B", "/here/a.json": "A"})}
+    begin(tmp_path / "run", older, "new")
+    assert inspect(tmp_path / "run", settings("there")) == "unfinished"

@@ -100,3 +100,27 @@ def test_weights_files_that_do_not_fit_are_named(weights_file):
         resolve([weights_file(["A"], {"A": "1"})])
     with pytest.raises(UsageError, match="all weights are 0"):
         resolve([weights_file(["A"], {"A": 0})])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"tasks": ["A"], "weights": {"A": 1' + b"0" * 400 + b"}}", "the weight of A in .* is too large"),
+        (b'{"tasks": ["A"], "weights": {"A": 1' + b"0" * 5000 + b"}}", "not valid JSON"),
+        (b'{"tasks": ["A"], "weights": {"A": 1e999}}', "inf is not a weight"),
+        (b'{"tasks": [["A"]], "weights": {"A": 1}}', "must hold"),
+        ('{"tasks": ["é"], "weights": {"é": 1}}'.encode("latin-1"), "is not UTF-8 text"),
+        (b'{"tasks": ' + b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_weights_files_made_to_choke_on_end_in_a_message(tmp_path, content, message):
+    file = tmp_path / "weights.json"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        resolve([str(file)])
+
+
+def test_names_that_no_file_can_have():
+    assert resolve([" ".join(["1.0"] * 400)], [f"t{number}" for number in range(400)]).method == "VisATB"
+    with pytest.raises(UsageError, match="cannot read"):
+        resolve(["a\0b.json"])

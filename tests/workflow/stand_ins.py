@@ -8,6 +8,7 @@ that long, with progress on the way.
 import argparse
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def answer(words: list[str]) -> int:
             turn = record["conversations"][1]
             truth = turn["value"] if isinstance(turn["value"], str) else turn["value"][0]
             turn |= {"generative_value": truth if right else "?", "generator": arguments.model_name}
-        name = f"{file.stem}_{arguments.model_name.replace(':', '-')}.json"
+        model = re.sub(r"[^\w.+-]", "-", arguments.model_name)
+        name = f"{file.stem}_{model}.json"
         (arguments.answers_folder / name).write_text(json.dumps(records))
     return 0
 

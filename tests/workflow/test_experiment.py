@@ -1,5 +1,6 @@
 """The experiment file: what is refused, with file and line, and what is filled in."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,89 @@ def test_errors_name_file_and_line(tmp_path, old, new, line, words):
     assert f"experiment.yaml:{line}: " in message
     for word in words:
         assert word in message
+
+
+SECRET = "hf_aSecretThatNobodyMaySee"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        f"training: {{hub_token: {SECRET}}}",
+        f"training: {{report_to: wandb, WANDB_API_KEY: {SECRET}}}",
+        f"training: {{deepspeed: {{monitor: {{password: {SECRET}}}}}}}",
+        f"overrides: {{finals: {{hub_token: {SECRET}}}}}",
+    ],
+)
+def test_secrets_are_refused_and_not_repeated(tmp_path, given):
+    with pytest.raises(ExperimentError) as caught:
+        load(tmp_path, GOOD.partition("training:")[0] + given + "\n")
+    message = str(caught.value)
+    assert "is a secret" in message
+    assert "environment" in message
+    assert ("HF_TOKEN" in message) == ("hub" in given)
+    assert SECRET not in message
+
+
+def test_arguments_that_count_tokens_are_no_secrets(tmp_path):
+    given = "  include_num_input_tokens_seen: true\n  mm_use_im_patch_token: false\n  hub_token: null\n"
+    with pytest.raises(ExperimentError) as caught:
+        load(tmp_path, GOOD + given)
+    assert "secret" not in str(caught.value)  # but that null is no value
+    assert load(tmp_path, GOOD + given.replace("  hub_token: null\n", ""))
+
+
+BOMB = "a: &a [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BOMB, "more than"),
+        ("tasks: &t\n  a: *t\n", "in itself"),
+        ("tasks: &t [1, *t]\n", "in itself"),
+        ("a: &a {k: 1}\nb: &b {<<: *b}\n", "in itself"),
+        ("tasks: " + "[" * 100_000, "nested more than"),
+        ("tasks: " + "[" * 60 + "]" * 60, "nested more than"),
+        ("seed: 1" + "0" * 5_000, "a number of 5,001 digits"),
+        ("seed: 1" + ":1" * 100_000, "a number of"),
+        ("seed: 0x" + "f" * 100_000, "a number of"),
+        ("seed: 1" + "0" * 400, "a number of 401 digits"),
+        ("tasks: !!timestamp 2026-99-99", "no timestamp"),
+        ("tasks: !!int many", "'many' is no int"),
+        ("tasks: !!bool perhaps", "no bool"),
+        ("tasks: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("? [a]\n: b", "must be a text"),
+        ('image_folder: "a\\0b"', "NUL"),
+        ('image_folder: "\\ud800"', "surrogate"),
+        ("subsets: {mini: 1e999999999/3}", "less than or equal to 1"),
+        ("subsets: {mini: 1/1e999999999}", "greater than 0"),
+        ("model: {path: b, parameters: 1e999B}", "finite"),
+        ("# " + "x" * (1 << 20), "more than 1,048,576 bytes"),
+    ],
+)
+def test_content_made_to_choke_on_ends_in_a_message_at_once(tmp_path, text, words):
+    before = time.process_time()
+    with pytest.raises(ExperimentError) as caught:
+        load(tmp_path, text + "\n")
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 4_000
+    assert time.process_time() - before < 1
+
+
+def test_ordinary_aliases_merges_and_dates_as_names(tmp_path):
+    text = GOOD.replace("  vqa:\n", "  2024-01-31: &first\n").replace(
+        "  caption:", "  other:\n    <<: *first\n    train: o.json\n  caption:"
+    )
+    experiment = load(tmp_path, text)
+    assert list(experiment.tasks) == ["2024-01-31", "other", "caption"]
+    assert experiment.tasks["other"].val == experiment.tasks["2024-01-31"].val
+
+
+def test_a_name_longer_than_a_file_system_takes(tmp_path):
+    assert load(tmp_path, GOOD.replace("base", "b" * 5_000)).model.path == "b" * 5_000
 
 
 def test_all_errors_of_values_come_at_once(tmp_path):

@@ -14,8 +14,9 @@ from visatb.graph import Job
 from visatb.layout import Layout
 from visatb.schema import Experiment
 from visatb.workflow import devices
-from visatb.workflow.process import TAG, Stopper, run
+from visatb.workflow.process import Stopper, run
 from visatb.workflow.state import Steps
+from visatb.workflow.warm import TAG
 
 logger = logging.getLogger("visatb.job")
 

@@ -34,7 +34,7 @@ from visatb.workflow import devices, warm
 from visatb.workflow.context import REPOSITORY
 from visatb.workflow.files import write_text
 from visatb.workflow.job import STOP_FILE
-from visatb.workflow.process import is_alive, tail, wait_until
+from visatb.workflow.process import birth, is_alive, tail, wait_until
 from visatb.workflow.state import LockedError, is_done, locked, outstanding, read_object
 
 logger = logging.getLogger(__name__)
@@ -132,13 +132,12 @@ def prepare(experiment: Experiment, layout: Layout, options: Options) -> list[Jo
     left = outstanding(layout, listed, keys)
     for job in left:
         layout.done(job.name).unlink(missing_ok=True)
-    here = psutil.Process()
     names = {job.name for job in left}
     plan = {
         "id": _identity(layout),
         "begun": time.time(),
-        "pid": None if options.profile else here.pid,
-        "created": here.create_time(),
+        "pid": None if options.profile else os.getpid(),
+        "birth": birth(os.getpid()),
         "python": sys.executable,
         "keys": keys,
         "jobs": [_rule(layout, job, names, experiment, place) for place, job in enumerate(left)],
@@ -161,12 +160,16 @@ def _rule(layout: Layout, job: Job, names: set[str], experiment: Experiment, pla
     return {
         "name": job.name,
         "rule": "job_" + "".join(letter if letter.isalnum() else "_" for letter in safe(job.name)) + f"_{place}",
-        "done": str(layout.done(job.name).relative_to(layout.root)),
-        "after": [str(layout.done(name).relative_to(layout.root)) for name in job.after if name in names],
+        "done": _seen_from_engine(layout, layout.done(job.name)),
+        "after": [_seen_from_engine(layout, layout.done(name)) for name in job.after if name in names],
         "light": job.model is None and job.name not in (CHECK, SUBSETS),
         "priority": 1000 - place,
         "resources": resources,
     }
+
+
+def _seen_from_engine(layout: Layout, path: Path) -> str:
+    return os.path.relpath(path, layout.engine)
 
 
 def _environment(options: Options, experiment: Experiment) -> dict[str, str]:
@@ -204,7 +207,8 @@ def _warm_server(layout: Layout, options: Options, experiment: Experiment) -> It
         return
     with tempfile.TemporaryDirectory(prefix="visatb-") as folder:
         address = str(Path(folder) / "warm")
-        server = _spawn([sys.executable, "-m", "visatb.workflow.warm", address], layout, environment)
+        command = [sys.executable, "-m", "visatb.workflow.warm", address]
+        server = _spawn(command, layout, environment | {warm.TAG: warm.NO_TAG})
         try:
             if wait_until(lambda: os.path.exists(address) or server.poll() is not None, 60) and server.poll() is None:
                 environment[warm.ADDRESS] = address
@@ -217,7 +221,7 @@ def _warm_server(layout: Layout, options: Options, experiment: Experiment) -> It
 def _start(
     layout: Layout, options: Options, experiment: Experiment, environment: dict[str, str]
 ) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(layout.root)]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(layout.engine)]
     # Our lock keeps other runs out and dies with us; the engine's own would outlive a kill.
     command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--nocolor"]
     if options.profile:
@@ -229,13 +233,17 @@ def _start(
 
 
 def _spawn(command: list[str], layout: Layout, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process that ends with this one, its output in the engine's log."""
+    """Start a process that ends with this one, its output in the engine's log.
+
+    It starts in a folder that only the workflow writes to, since `python -m` imports from there first: no `json.py`
+    that a user keeps in the work folder may come before Python's own.
+    """
     log = layout.log("engine")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as output:
         return subprocess.Popen(
             command,
-            cwd=layout.root,
+            cwd=layout.engine,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -295,7 +303,7 @@ def _stop(engine: subprocess.Popen[bytes], layout: Layout, options: Options, sto
         engine.wait()
         return
     logger.warning("stopping: running jobs save what they can (a second Ctrl-C does not wait for them)")
-    jobs = [(job.pid, job.create_time()) for job in psutil.Process(engine.pid).children(recursive=True)]
+    jobs = [(job.pid, birth(job.pid)) for job in psutil.Process(engine.pid).children(recursive=True)]
     engine.kill()
     engine.wait()
     wait_until(lambda: len(stop) > 1 or not any(is_alive(*job) for job in jobs), 600)

@@ -20,7 +20,7 @@ from visatb.graph import jobs
 from visatb.layout import Layout
 from visatb.workflow import devices
 from visatb.workflow.context import Context
-from visatb.workflow.process import StepError, StoppedError, Stopper, is_alive, kill_tagged
+from visatb.workflow.process import StepError, StoppedError, Stopper, is_alive, kill_tagged, tag_of
 from visatb.workflow.state import Steps, locked, mark_done, read_object
 from visatb.workflow.steps import STEPS
 from visatb.yaml_lines import ExperimentError
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(layout: Layout, name: str, plan: dict[str, Any], stop: Stopper) -> None:
     experiment = load_experiment(layout.experiment)
     job = next(job for job in jobs(experiment) if job.name == name)
-    tag = f"{plan['id']}/{name}"
+    tag = tag_of(layout.root, plan["id"], name)
     if left := kill_tagged(tag):
         logger.warning("%d processes of an earlier run that was killed are ended", left)
     context = Context(experiment, layout, job, Steps(layout, name), stop, tag)
@@ -80,7 +80,7 @@ def _run_is_gone(layout: Layout, plan: dict[str, Any]) -> bool:
     if (layout.engine / STOP_FILE).exists():
         return True
     pid = plan.get("pid")  # none for a scheduler's job, which lives without the run that submitted it
-    return pid is not None and not is_alive(pid, plan["created"])
+    return pid is not None and not is_alive(pid, plan.get("birth"))
 
 
 if __name__ == "__main__":

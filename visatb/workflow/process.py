@@ -6,10 +6,12 @@ with -9, has left running; and a job whose run is gone ends its own.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,10 +22,10 @@ import psutil
 
 from visatb.commands import Command
 from visatb.workflow import warm
+from visatb.workflow.warm import TAG
 
 logger = logging.getLogger(__name__)
 
-TAG = "VISATB_JOB_TAG"
 PATIENCE = 300.0  # seconds that a command gets to save a checkpoint after SIGTERM
 _POLL = 0.2
 
@@ -92,7 +94,7 @@ def run(command: Command, log: Path, environment: Mapping[str, str], folder: Pat
     if stop():
         raise StoppedError
     if code:
-        raise StepError(f"{command.module} ended with exit code {code}:\n{tail(log)}")
+        raise StepError(f"{command.module} ended with exit code {code}; its output stands above")
 
 
 def _start(command: Command, environment: Mapping[str, str], folder: Path, output: BinaryIO) -> Child:
@@ -138,13 +140,36 @@ def kill_tagged(tag: str) -> int:
     return len(killed)
 
 
-def is_alive(pid: int, created: float) -> bool:
-    """Whether the process of this number and time of creation is still there."""
+def birth(pid: int) -> str | None:
+    """What tells a process from every other that had or will have its number; None where it is gone or a zombie.
+
+    On Linux the boot and the clock ticks from it to the process's start, which no change of the clock moves: a time of
+    day, reckoned back from it, jumps with every step of the clock.
+    """
     try:
+        if sys.platform == "linux":
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+            # proc(5): field 2 is the name in brackets, which may itself hold any; 3 the state, 22 the start.
+            fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+            return None if fields[0] in (b"Z", b"X") else f"{boot}:{int(fields[19])}"
         process = psutil.Process(pid)
-        return bool(abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except (OSError, LookupError, ValueError, psutil.Error):
+        return None
+
+
+def is_alive(pid: int, born: str | None) -> bool:
+    """Whether the process of this number and this `birth` is still there."""
+    return born is not None and birth(pid) == born
+
+
+def tag_of(folder: Path, identity: str, job: str) -> str:
+    """What a job's processes carry: 32 hexadecimal digits that differ by work folder, also between copies of one.
+
+    The folder's own number is part of it. A copy, whatever it holds, has another; a folder that was moved keeps it.
+    """
+    state = folder.stat()
+    return hashlib.sha256(f"{identity}/{state.st_dev}:{state.st_ino}/{job}".encode()).hexdigest()[: len(warm.NO_TAG)]
 
 
 def tail(log: Path, lines: int = 15, reach: int = 1 << 15) -> str:

@@ -12,10 +12,9 @@ from eval.core import Column, Evaluation, Sample, Scored, identify, read_answers
 from eval.metrics import load_metric
 from visatb import commands
 from visatb.graph import ModelJob, models
-from visatb.subsets import write_subsets
+from visatb.subsets import read_listing, write_subsets
 from visatb.workflow.context import Context
 from visatb.workflow.results import write_cost, write_results
-from visatb.workflow.state import read_object
 
 logger = logging.getLogger("visatb.job")
 
@@ -60,7 +59,7 @@ def train(context: Context, step: str, key: str, keys: Keys) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     with _noted(context, step, key):
         if model.data:
-            listing = read_object(context.layout.subsets)
+            listing = read_listing(context.layout)
             launch = context.launch
             arguments = commands.train_arguments(context.experiment, context.layout, model, listing, launch)
             context.run("llava.train.train", arguments, launch)
@@ -75,7 +74,7 @@ def represent(context: Context, step: str, key: str, keys: Keys) -> None:
     model = _model(context)
     if not context.steps.done(step, key):
         checkpoint = str(context.layout.model(model.name))
-        listing = read_object(context.layout.subsets)
+        listing = read_listing(context.layout)
         with _noted(context, step, key):
             arguments = commands.represent_arguments(context.experiment, context.layout, model, listing, checkpoint)
             context.run("llava.infer.represent", arguments)
@@ -88,7 +87,7 @@ def answer(context: Context, step: str, key: str, keys: Keys) -> None:
         return
     if not context.steps.begun(step, key):
         shutil.rmtree(context.layout.answer_folder(split, model.name), ignore_errors=True)
-    listing = read_object(context.layout.subsets)
+    listing = read_listing(context.layout)
     folder = context.layout.model(model.name)
     checkpoint = str(folder) if folder.is_dir() else context.experiment.model.path
     with _noted(context, step, key):
@@ -101,7 +100,7 @@ def score(context: Context, step: str, key: str, keys: Keys) -> None:
     model, split = _model(context), step.partition(" ")[2]
     if not context.steps.done(step, key):
         with _noted(context, step, key):
-            questions = read_object(context.layout.subsets)["questions"][split]
+            questions = read_listing(context.layout)["questions"][split]
             for task in getattr(model, split):
                 if not (split == "test" and context.experiment.tasks[task].score):
                     score_task(context, model.name, split, task, Path(questions[task]["file"]))

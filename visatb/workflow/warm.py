@@ -26,6 +26,10 @@ from typing import Any
 
 ADDRESS = "VISATB_WARM"
 """Environment variable with the address of the server, where there is one."""
+TAG = "VISATB_JOB_TAG"
+"""Environment variable with what tells a job's processes from others."""
+NO_TAG = "0" * 32
+"""Its value in the server, as long as any job's, to be overwritten in the children."""
 MODULES = ("llava.train.train", "inference_visatb", "llava.infer.represent", "visatb.validate")
 """What it runs: modules with a `main(arguments) -> exit code`."""
 _IMPORTED = (*MODULES, "llava.infer.run", "llava.infer.checkpoint")
@@ -76,12 +80,12 @@ class Client:
             self.connection.sendall(order)
 
 
-def serve(address: str) -> None:
-    """Answer requests until killed."""
+def serve(address: str, modules: Sequence[str] = _IMPORTED) -> None:
+    """Import the modules, then answer requests until killed."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
-    for name in _IMPORTED:
+    for name in modules:
         importlib.import_module(name)
     children: dict[int, socket.socket] = {}
     while True:
@@ -149,6 +153,7 @@ def _run(request: Any, log: int) -> int:
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
+    _show_tag(environment.get(TAG, ""))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -157,6 +162,19 @@ def _run(request: Any, log: int) -> int:
         return int(importlib.import_module(module).main(arguments) or 0)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+
+
+def _show_tag(tag: str) -> None:
+    """Have the system show the tag as part of this process's environment, and of those that it forks.
+
+    What others see of an environment is the memory that the process began with (proc(5), /proc/pid/environ): setting a
+    variable does not change it, writing into it does. It must not have been changed or removed by `os.environ` before.
+    """
+    if sys.platform != "linux" or os.environ.get(TAG) != NO_TAG or len(tag.encode()) != len(NO_TAG):
+        return
+    library = ctypes.CDLL(None)
+    library.getenv.restype = ctypes.c_void_p
+    ctypes.memmove(library.getenv(TAG.encode()), tag.encode(), len(NO_TAG))
 
 
 def die_with_parent(number: int) -> None:
