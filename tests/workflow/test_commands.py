@@ -15,7 +15,7 @@ from visatb.commands import Launch, answer_arguments, batch_split, train_argumen
 from visatb.experiment import load_experiment
 from visatb.graph import models
 from visatb.layout import Layout
-from visatb.subsets import write_subsets
+from visatb.subsets import read_listing, write_subsets
 from visatb.workflow import devices, engine
 from visatb.workflow.process import StoppedError
 from visatb.yaml_lines import ExperimentError
@@ -33,7 +33,7 @@ def prepared(tmp_path):
     write_subsets(experiment, layout)
     weights = {"a": 0.5, "b": 0.5, "c": 1.5, "chat": 2.0}
     layout.weights.write_text(json.dumps({"tasks": list(weights), "weights": weights}))
-    return experiment, layout, json.loads(layout.subsets.read_text())
+    return experiment, layout, read_listing(layout)
 
 
 def test_train_commands_parse_and_say_what_is_meant(prepared):
@@ -86,7 +86,7 @@ def test_training_settings_of_the_examples_parse(name, tmp_path):
     )
     layout = Layout(tmp_path / "work")
     write_subsets(experiment, layout)
-    listing = json.loads(layout.subsets.read_text())
+    listing = read_listing(layout)
     for model in models(experiment):
         if model.method == "EW":
             parse_arguments(train_arguments(experiment, layout, model, listing, Launch(8)))
