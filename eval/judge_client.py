@@ -3,16 +3,20 @@
 The client itself waits and tries again on 408, 409, 429, 5xx, time-outs and broken connections, for as long as
 `Retry-After` asks (up to two minutes), else with growing pauses. The key comes from the environment only, and is
 written nowhere.
+
+Questions and answers go to the named address alone: redirects are not followed. What comes back is looked at before it
+is kept: its size, and whether it is a completion of the right types.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +34,7 @@ OPENAI = "https://api.openai.com/v1"
 NO_CLIENT = "judging needs the `openai` package: pip install 'visatb[judge]'"
 NO_KEY = "set OPENAI_API_KEY to the judge's key, or OPENAI_BASE_URL to an endpoint of your own"
 UNREADABLE_TRIES = 3  # for replies of status 200 that hold no completion
+MAX_REPLY = 8 << 20  # bytes of a reply; a judge that thinks aloud over 100,000 tokens sends half a million
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class JudgeClient:
     def __init__(self, settings: JudgeSettings) -> None:
         """EvaluationError where the `openai` package or the key is missing."""
         try:
-            from openai import OpenAI
+            from openai import DefaultHttpxClient, OpenAI
         except ImportError as error:
             raise EvaluationError(NO_CLIENT) from error
         self._settings = settings
@@ -130,6 +135,10 @@ class JudgeClient:
             base_url=settings.base_url,
             timeout=settings.timeout,
             max_retries=settings.retries,
+            default_headers={"Accept-Encoding": "identity"},  # a packed reply has any size
+            http_client=DefaultHttpxClient(
+                timeout=settings.timeout, follow_redirects=False, event_hooks={"response": [_bound(settings.base_url)]}
+            ),
         )
 
     def __enter__(self) -> JudgeClient:
@@ -150,7 +159,7 @@ class JudgeClient:
         except APIStatusError as error:
             if error.code == "content_filter":
                 return Reply(text="", finish_reason="content_filter", refusal=self._hide(error.message))
-            reason = error.message
+            reason = _redirect(error.response) or error.message
         except APITimeoutError:
             reason = f"no answer within {self._settings.timeout:g} s"
         except APIConnectionError as error:
@@ -170,11 +179,14 @@ class JudgeClient:
                         extra_body=dict(request),
                     )
                 )
+            except EvaluationError:  # too long, or packed
+                raise
             except (ValueError, TypeError, AttributeError, LookupError) as error:  # no JSON, or no completion in it
                 if pause is None:
+                    what = str(error) if isinstance(error, _NoCompletionError) else type(error).__name__
                     raise EvaluationError(
                         f"the judge at {self._settings.base_url} answers, but not with a chat completion "
-                        f"({type(error).__name__}); does the base URL end where /chat/completions begins?"
+                        f"({what}); does the base URL end where /chat/completions begins?"
                     ) from error
                 time.sleep(pause)
         raise AssertionError("the last try returns or raises")
@@ -183,16 +195,77 @@ class JudgeClient:
         return text.replace(self._key, "***") if self._key else text
 
 
+class _NoCompletionError(ValueError):
+    """A field of a completion that is not of its type; the message names it."""
+
+
 def _reply(completion: Any) -> Reply:
+    """The client fills its classes with whatever types the reply holds, so that they are looked at here."""
     choice, usage = completion.choices[0], completion.usage
-    refusal = getattr(choice.message, "refusal", None)
-    if choice.finish_reason == "content_filter":
+    finish_reason = _text(choice.finish_reason, "finish_reason")
+    refusal = _text(getattr(choice.message, "refusal", None), "refusal")
+    if finish_reason == "content_filter":
         refusal = refusal or "content filter"
     return Reply(
-        text=choice.message.content or "",
-        finish_reason=choice.finish_reason,
+        text=_text(choice.message.content, "content") or "",
+        finish_reason=finish_reason,
         refusal=refusal or None,
-        served_by=completion.model,
-        prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
-        completion_tokens=getattr(usage, "completion_tokens", 0) or 0,
+        served_by=_text(completion.model, "model"),
+        prompt_tokens=_count(getattr(usage, "prompt_tokens", None), "prompt_tokens"),
+        completion_tokens=_count(getattr(usage, "completion_tokens", None), "completion_tokens"),
     )
+
+
+def _text(value: Any, name: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise _NoCompletionError(f"its {name} is no text but {type(value).__name__}")
+
+
+def _count(value: Any, name: str) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32:
+        return value
+    raise _NoCompletionError(f"its {name} is no number of tokens")
+
+
+def _redirect(response: Any) -> str | None:
+    """Where a reply points elsewhere: what to do about it."""
+    if not 300 <= response.status_code < 400:
+        return None
+    place = response.headers.get("location", "")[:200]
+    return (
+        f"it sends us on to {place!r} (status {response.status_code}), and questions and answers go to the named "
+        "address alone; if the judge is there, name that (--base_url, OPENAI_BASE_URL)"
+    )
+
+
+def _bound(base_url: str) -> Any:
+    """A hook that ends a reply of more than MAX_REPLY bytes with an EvaluationError, while it is being read."""
+    from openai import DefaultHttpxClient
+
+    client = next(kind for kind in DefaultHttpxClient.__mro__ if kind.__name__ == "Client")
+    library = importlib.import_module(client.__module__.partition(".")[0])  # httpx, or httpx2 with newer clients
+
+    class Bounded(library.SyncByteStream):  # type: ignore[name-defined]
+        def __init__(self, stream: Any) -> None:
+            self._stream = stream
+
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for chunk in self._stream:
+                size += len(chunk)
+                if size > MAX_REPLY:
+                    raise EvaluationError(f"the judge at {base_url} sends more than {MAX_REPLY >> 20} MiB in one reply")
+                yield chunk
+
+        def close(self) -> None:
+            self._stream.close()
+
+    def hook(response: Any) -> None:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise EvaluationError(f"the judge at {base_url} packs its replies, which nobody asked for")
+        response.stream = Bounded(response.stream)
+
+    return hook

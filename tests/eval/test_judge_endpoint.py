@@ -1,5 +1,6 @@
 """The judge over a real HTTP server on the loopback address: what fails, what is asked again, and what never is."""
 
+import gzip
 import json
 import os
 import signal
@@ -123,6 +124,64 @@ def test_a_wrong_key_is_told_at_once_and_stops_everything(score, server):
     assert KEY not in str(caught.value)
     assert server.asked.total() <= 6
     assert max(server.asked.values()) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_questions_and_answers_do_not_follow_a_redirect(score, server, status):
+    with JudgeServer(lambda *_: GOOD).running() as other:
+        away = Answer({}, status, {"Location": f"{other.url}/chat/completions"})
+        with pytest.raises(EvaluationError, match=rf"sends us on to '{other.url}/.*status {status}.*--base_url"):
+            score(lambda *_: away)
+    assert (server.asked.total(), other.asked.total()) == (1, 0)
+
+
+def with_fields(**changed):
+    """A good completion with fields of its message, its choice or itself changed."""
+    whole = completion("8 6\nBoth saw the cat.")
+    [choice] = whole["choices"]
+    for place in (choice["message"], choice, whole, whole["usage"]):
+        place.update({name: changed.pop(name) for name in list(changed) if name in place})
+    assert not changed
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (with_fields(content=["8 6"]), "its content is no text but list"),
+        (with_fields(content=8.6), "its content is no text but float"),
+        (with_fields(finish_reason={"a": 1}), "its finish_reason is no text but dict"),
+        (with_fields(refusal=True), "its refusal is no text but bool"),
+        (with_fields(model=7), "its model is no text but int"),
+        (with_fields(prompt_tokens="many"), "its prompt_tokens is no number of tokens"),
+        (with_fields(completion_tokens=-1), "its completion_tokens is no number of tokens"),
+        (with_fields(completion_tokens=10**400), "its completion_tokens is no number of tokens"),
+        (with_fields(choices={"0": 1}), "KeyError"),
+        ([1, 2], "AttributeError"),
+    ],
+)
+def test_a_reply_of_wrong_types_is_no_completion(score, server, tmp_path, monkeypatch, body, said):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(EvaluationError, match=rf"not with a chat completion \({said}\)"):
+        score(lambda *_: Answer(body))
+    assert server.asked.total() == 3
+    assert (tmp_path / "c.jsonl").read_text() == ""  # nothing of it is kept
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_reply_without_end_is_cut_short(score, server, monkeypatch, status):
+    monkeypatch.setattr("eval.judge_client.MAX_REPLY", 1 << 20)
+    with pytest.raises(EvaluationError, match="sends more than 1 MiB in one reply"):
+        score(lambda *_: Answer(completion("8 6\n" + "x" * (2 << 20)), status))
+    assert server.asked.total() == 1
+    assert score(lambda *_: Answer(completion("8 6\n" + "x" * (1 << 19))))[0]["num_judged"] == 1
+
+
+def test_a_packed_reply_is_not_unpacked(score, server):
+    packed = Answer(gzip.compress(b" " * (64 << 20)), headers={"Content-Encoding": "gzip"})
+    with pytest.raises(EvaluationError, match="packs its replies"):
+        score(lambda *_: packed)
+    assert server.asked.total() == 1
 
 
 def test_unreadable_verdicts_are_asked_for_again_and_then_counted(score, server):
