@@ -53,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StepError as error:
         logger.error("failed: %s", error)
         return 1
+    except Exception as error:
+        logger.exception("unexpected, and so a fault of the program:")
+        # The terminal shows the last lines of the log.
+        logger.error("failed: %s: %s", type(error).__name__, " ".join(str(error).split()) or "no more is known")
+        return 1
     return 0
 
 
@@ -71,7 +76,7 @@ def _work(layout: Layout, name: str, plan: dict[str, Any], stop: Stopper) -> Non
         for step, key in keys.items():
             do = STEPS[step.partition(" ")[0]]
             do(context, step, key, keys)
-    mark_done(layout, name, keys, time.time() - started)
+    mark_done(layout, name, keys, context.steps, time.time() - started)
     logger.info("done")
 
 

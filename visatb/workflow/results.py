@@ -1,7 +1,8 @@
 """`results.json` and `cost.json`: the methods' test figures with ΔI and ΔE, and what each model took.
 
 Figures are read from score files; of a task whose score comes from outside, from its file: `{method: value}` or
-`{method: {metric: value}}`. Until that is there, the task waits, and ΔI and ΔE leave it out.
+`{method: {metric: value}}`. Until that is there, the task waits, and ΔI and ΔE leave it out. A score that the run
+itself should have made is never left out: without it there are no results.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from visatb.layout import Layout
 from visatb.schema import Experiment
 from visatb.workflow.state import Steps, read_object
 
+_AGAIN = "a score that this run should have made is missing or damaged; remove the file and run again"
 Figures = dict[str, list[float]]  # method → a task's values in the order of its metrics
 
 
@@ -26,7 +28,11 @@ def baseline(experiment: Experiment) -> str:
 
 
 def write_results(experiment: Experiment, layout: Layout) -> None:
-    """Write `results.json` from the scores that are there; nothing where no methods are compared."""
+    """Write `results.json`; nothing where no methods are compared.
+
+    Raises:
+        EvaluationError: a score file of the run's own is missing or damaged, or one from outside is of another form.
+    """
     if not experiment.methods:
         layout.results.unlink(missing_ok=True)
         return
@@ -63,10 +69,20 @@ def _scored(experiment: Experiment, layout: Layout, task: str) -> tuple[list[dic
     figures: Figures = {}
     for method in experiment.methods:
         model = stl_model(experiment, task) if method == "STL" else method
-        scores = read_object(layout.score("test", task, model)).get("scores")
-        if scores:
-            metrics = [{"metric": one["metric"], "higher_is_better": one["higher_is_better"]} for one in scores]
-            figures[method] = [float(one["value"]) for one in scores]
+        metrics, figures[method] = _own_figures(layout.score("test", task, model))
+    return metrics, figures
+
+
+def _own_figures(path: Path) -> tuple[list[dict[str, Any]], list[float]]:
+    """Metrics and figures of a score file that the run has made."""
+    try:
+        scores = read_json(path)["scores"]
+        metrics = [{"metric": one["metric"], "higher_is_better": one["higher_is_better"]} for one in scores]
+        figures = [_number(one["value"], f"{path}: {one['metric']}") for one in scores]
+    except (EvaluationError, LookupError, TypeError) as error:
+        raise EvaluationError(f"{error if isinstance(error, EvaluationError) else path}: {_AGAIN}") from error
+    if not figures:
+        raise EvaluationError(f"{path}: it holds no score; {_AGAIN}")
     return metrics, figures
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from eval.core import EvaluationError, read_json, write_json
 from visatb.graph import Job
-from visatb.keys import Keys
+from visatb.keys import Files, Keys
 from visatb.layout import Layout
+from visatb.workflow import outputs
+
+logger = logging.getLogger(__name__)
 
 
 class LockedError(Exception):
@@ -56,20 +60,38 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 class Steps:
-    """The steps of one job: for each the key it was begun or done under, and the seconds that it took so far."""
+    """The steps of one job: for each the key it was begun or done under, the seconds it took, and its outputs."""
 
-    def __init__(self, layout: Layout, job: str) -> None:
+    def __init__(self, layout: Layout, job: str, files: Files | None = None) -> None:
         self.path = layout.steps(job)
-        self.entries: dict[str, dict[str, Any]] = read_object(self.path)
+        self.root = layout.root
+        self.files = files or Files()
+        # A job that is done has them in its marker too: no training is done again for the loss of a small file.
+        self.entries: dict[str, dict[str, Any]] = read_object(self.path) or read_object(layout.done(job)).get(
+            "entries", {}
+        )
 
     def done(self, step: str, key: str) -> bool:
-        """Whether the step is done under this key."""
-        entry = self.entries.get(step, {})
-        return bool(entry.get("key") == key and entry.get("done"))
+        """Whether the step is done under this key and its outputs are there and whole."""
+        return self._noted(step, key) is True and self.damage(step) is None
+
+    def damage(self, step: str, thorough: bool = False) -> str | None:
+        """Which output of a step that was done is not as it was written; `thorough` reads them all to tell."""
+        return outputs.damage(self.root, self.entries[step].get("outputs", {}), self.files, thorough)
+
+    def lost(self, keys: Mapping[str, str]) -> str | None:
+        """The first output that is gone or damaged of steps that were done under these keys."""
+        done = (step for step, key in keys.items() if self._noted(step, key) is True)
+        return next((text for text in map(self.damage, done) if text), None)
 
     def begun(self, step: str, key: str) -> bool:
-        """Whether the step was begun (and perhaps done) under this key, so that it may go on from there."""
-        return self.entries.get(step, {}).get("key") == key
+        """Whether the step was begun under this key and not ended, so that it may go on from there."""
+        return self._noted(step, key) is False
+
+    def _noted(self, step: str, key: str) -> bool | None:
+        """Whether the step is noted as done under this key; None where it was not even begun."""
+        entry = self.entries.get(step, {})
+        return bool(entry.get("done")) if entry.get("key") == key else None
 
     def begin(self, step: str, key: str, log_size: int = 0) -> None:
         """Note that the step runs from now on, under this key; what it prints stands behind `log_size`."""
@@ -78,12 +100,20 @@ class Steps:
         self.entries[step] = {"key": key, "done": False, "seconds": seconds, "since": time.time(), "log": log_size}
         write_json(self.path, self.entries)
 
-    def end(self, step: str, done: bool) -> None:
-        """Note that the step is done, or how long it ran until it was broken off."""
+    def end(self, step: str, done: bool, made: Iterable[Path] = ()) -> None:
+        """Note that the step is done and has made these files, or how long it ran until it was broken off."""
         entry = self.entries[step]
         entry["seconds"] += time.time() - entry.pop("since")
         del entry["log"]
         entry["done"] = done
+        if done:
+            entry["outputs"] = outputs.note(self.root, made)
+        write_json(self.path, self.entries)
+
+    def forget(self, step: str, files: Iterable[Path]) -> None:
+        """Note that a step is done without these of its files, which are about to be removed."""
+        entry = self.entries.get(step, {})
+        entry["outputs"] = outputs.without(entry.get("outputs", {}), self.root, files)
         write_json(self.path, self.entries)
 
     def seconds(self, *steps: str) -> float:
@@ -92,16 +122,26 @@ class Steps:
 
 
 def is_done(layout: Layout, job: str, keys: Keys) -> bool:
-    """Whether a job's present steps are all done under their keys."""
+    """Whether a job's present steps are all done under their keys, as its marker says."""
     done: dict[str, str] = read_object(layout.done(job)).get("steps", {})
     return layout.done(job).exists() and keys[job].items() <= done.items()
 
 
 def outstanding(layout: Layout, listed: list[Job], keys: Keys) -> list[Job]:
-    """The jobs that are still to be run, in order."""
-    return [job for job in listed if not is_done(layout, job.name, keys)]
+    """The jobs that are still to be run, in order: those not done, and those whose outputs are gone or damaged."""
+    files = Files(layout.engine / "hashes.json")
+    left = []
+    for job in listed:
+        lost = Steps(layout, job.name, files).lost(keys[job.name])
+        if lost:
+            logger.warning("%s: %s; it is made again", job.name, lost)
+        if lost or not is_done(layout, job.name, keys):
+            left.append(job)
+    files.save()
+    return left
 
 
-def mark_done(layout: Layout, job: str, steps: Mapping[str, str], seconds: float) -> None:
+def mark_done(layout: Layout, job: str, keys: Mapping[str, str], steps: Steps, seconds: float) -> None:
     """Write a job's marker."""
-    write_json(layout.done(job), {"job": job, "steps": dict(steps), "seconds": seconds, "finished": time.time()})
+    marker = {"job": job, "steps": dict(keys), "seconds": seconds, "finished": time.time(), "entries": steps.entries}
+    write_json(layout.done(job), marker)

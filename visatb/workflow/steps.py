@@ -13,6 +13,7 @@ from eval.metrics import load_metric
 from visatb import commands
 from visatb.graph import ModelJob, models
 from visatb.subsets import read_listing, write_subsets
+from visatb.workflow import outputs
 from visatb.workflow.context import Context
 from visatb.workflow.results import write_cost, write_results
 
@@ -31,7 +32,8 @@ def _noted(context: Context, step: str, key: str) -> Iterator[None]:
         yield
         done = True
     finally:
-        context.steps.end(step, done)
+        made = outputs.made(context.experiment, context.layout, context.job, step) if done else ()
+        context.steps.end(step, done, made)
 
 
 def _simple(do: Callable[[Context], None]) -> Callable[[Context, str, str, Keys], None]:
@@ -46,16 +48,15 @@ def _simple(do: Callable[[Context], None]) -> Callable[[Context, str, str, Keys]
 
 
 def train(context: Context, step: str, key: str, keys: Keys) -> None:
-    """Train a model, or go on with it; nothing where its weights are there, or nothing asks for them any more."""
+    """Train a model, or go on with it; nothing where its weights are whole, or are gone and not asked for any more."""
     model = _model(context)
     folder = context.layout.model(model.name)
     asked = {name: other for name, other in keys.items() if name.startswith(("answer", "represent"))}
     wanted = not all(context.steps.done(name, other) for name, other in asked.items())
-    trained = context.steps.done(step, key)
-    if trained and (has_weights(folder) or not wanted or not model.data):
+    if context.steps.done(step, key) and not (wanted and _unusable(context, model, step)):
         tidy(context, model)
         return
-    if trained or not context.steps.begun(step, key):
+    if not context.steps.begun(step, key):
         shutil.rmtree(folder, ignore_errors=True)
     with _noted(context, step, key):
         if model.data:
@@ -67,6 +68,16 @@ def train(context: Context, step: str, key: str, keys: Keys) -> None:
             arguments = [*commands.model_arguments(context.experiment), "--output_dir", str(folder)]
             context.run("visatb.workflow.base", arguments)
     tidy(context, model)
+
+
+def _unusable(context: Context, model: ModelJob, step: str) -> bool:
+    """Whether a finished model cannot answer: its weights are removed, or are not those that were written."""
+    if model.data and not has_weights(context.layout.model(model.name)):
+        return True
+    damage = context.steps.damage(step, thorough=True)
+    if damage:
+        logger.warning("%s; the model is made again", damage)
+    return damage is not None
 
 
 def represent(context: Context, step: str, key: str, keys: Keys) -> None:
@@ -106,7 +117,10 @@ def score(context: Context, step: str, key: str, keys: Keys) -> None:
                     score_task(context, model.name, split, task, Path(questions[task]["file"]))
     answered = all(context.steps.done(name, other) for name, other in keys.items() if name.startswith("answer"))
     if answered and droppable(context, model):
-        drop_weights(context.layout.model(model.name))
+        weights = list(_weight_files(context.layout.model(model.name)))
+        context.steps.forget("train", weights)
+        for file in weights:
+            file.unlink()
 
 
 def score_task(context: Context, model: str, split: str, task: str, questions: Path) -> None:
@@ -186,13 +200,11 @@ def droppable(context: Context, model: ModelJob) -> bool:
     return not (stl and not model.test)
 
 
-def drop_weights(folder: Path) -> None:
-    """Remove a model's weights; its cards and logs stay."""
+def _weight_files(folder: Path) -> Iterator[Path]:
+    """What goes when a model's weights go; its cards and logs stay."""
     for pattern in WEIGHT_FILES:
-        for file in folder.glob(pattern):
-            file.unlink()
-    for name in ("base_model",):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        yield from folder.glob(pattern)
+    yield from (file for file in (folder / "base_model").rglob("*") if file.is_file())
 
 
 def tidy(context: Context, model: ModelJob) -> None:

@@ -1,0 +1,215 @@
+"""Files of a work folder cut in half, emptied and removed: a run ends in the undisturbed one's figures, or says why.
+
+Jobs run one after the other in this process, with stand-ins for training and answering.
+"""
+
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import weighting_visatb
+from eval.core import EvaluationError, read_json
+from tests.workflow import stand_ins
+from tests.workflow.test_run import SMALL
+from tests.workflow.world import write_experiment
+from visatb.experiment import load_experiment
+from visatb.layout import Layout
+from visatb.report import cli as report
+from visatb.workflow import context, job
+from visatb.workflow.engine import Options, prepare
+from visatb.workflow.process import StepError, tail
+from visatb.workflow.results import write_results
+
+COMMANDS = {
+    "llava.train.train": stand_ins.train,
+    "inference_visatb": stand_ins.answer,
+    "visatb.validate": lambda _: 0,
+    "weighting_visatb": weighting_visatb.main,
+    "visatb.report": report.main,
+}
+KINDS = ("cut", "emptied", "removed")
+UNFINISHED = "plus_mini:b"  # the model at whose second answer file the half-finished run was stopped
+FIGURES = ("matrix.json", "weights.json", "results.json")
+
+
+class World:
+    """An experiment, and work folders of it."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = {**SMALL, "methods": ["EW", "VisATB", "STL"]}
+        self.file = write_experiment(folder, {"a": {}, "b": {}}, **settings)
+        self.fails = lambda module, words: False
+        self.calls: list[str] = []
+
+    def command(self, command, log, *_) -> None:
+        """What the jobs start in place of processes."""
+        words = [str(word) for word in command.arguments]
+        if self.fails(command.module, words):
+            raise StepError("told to fail")
+        main = COMMANDS[command.module]
+        self.calls.append(f"{command.module} {' '.join(words)}")
+        with open(log, "a") as stream:
+            handler = logging.StreamHandler(stream)
+            logging.getLogger().addHandler(handler)
+            try:
+                if main(words):
+                    raise StepError("exit code 2")
+            finally:
+                logging.getLogger().removeHandler(handler)
+
+    def run(self, workdir: Path) -> str | None:
+        """Do what is left; returns the log of the first job that failed, None where all is done."""
+        layout = Layout(workdir)
+        self.calls.clear()
+        for one in prepare(load_experiment(self.file), layout, Options()):
+            log = layout.log(one.name)
+            log.parent.mkdir(exist_ok=True)
+            log.touch()
+            handler = logging.FileHandler(log)
+            logging.getLogger().addHandler(handler)
+            try:
+                if job.main([str(workdir), one.name]):
+                    return tail(log)
+            finally:
+                logging.getLogger().removeHandler(handler)
+                handler.close()
+        return None
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, request):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    made = World(tmp_path)
+    monkeypatch.setattr(context, "run", made.command)
+    yield made
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def finished(world: World, workdir: Path) -> Path:
+    assert world.run(workdir) is None
+    return workdir
+
+
+def half_finished(world: World, workdir: Path) -> Path:
+    """Stopped between the two answer files of one model; the jobs behind it are not begun."""
+    world.fails = lambda module, words: module == "inference_visatb" and f"{UNFINISHED}" in words
+    assert world.run(workdir) is not None
+    layout = Layout(workdir)
+    folder = layout.answer_folder("val", UNFINISHED)
+    words = ["--model-path", str(layout.model(UNFINISHED)), "--model-name", UNFINISHED]
+    questions = next((workdir / "data" / "val").glob("a_*.json"))
+    stand_ins.answer([*words, "--answers-folder", str(folder), "--question-file", str(questions)])
+    world.fails = lambda module, words: False
+    return workdir
+
+
+STATES: dict[str, Callable[[World, Path], Path]] = {"finished": finished, "half finished": half_finished}
+
+
+def damage(file: Path, kind: str) -> None:
+    if kind == "removed":
+        file.unlink()
+    else:
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2] if kind == "cut" else b"")
+
+
+def figures(workdir: Path) -> dict[str, object]:
+    found = {str(path.relative_to(workdir)): read_json(path) for path in (workdir / "scores").rglob("*.json")}
+    cost = read_json(workdir / "cost.json")
+    for entry in cost.values():
+        entry |= {"train_seconds": 0, "infer_seconds": 0}
+    return found | {name: read_json(workdir / name) for name in FIGURES} | {"cost.json": cost}
+
+
+def faults(world: World, tmp_path: Path, state: str, kind: str, chosen: Callable[[str], bool]) -> list[str]:
+    """What went wrong, one line for each file that ended in other figures or in a message that helps nobody."""
+    wanted = figures(finished(world, tmp_path / "undisturbed"))
+    start = STATES[state](world, tmp_path / "start")
+    names = sorted(str(path.relative_to(start)) for path in start.rglob("*") if path.is_file())
+    found = []
+    assert any(chosen(name) for name in names)
+    for name in filter(chosen, names):
+        workdir = tmp_path / "work"
+        shutil.copytree(start, workdir, symlinks=True)
+        damage(workdir / name, kind)
+        try:
+            message = world.run(workdir)
+            if message is None and figures(workdir) != wanted:
+                found.append(f"{name}: other figures")
+            elif message is not None and not (Path(name).name in message and "run again" in message):
+                found.append(f"{name}: {message}")
+        except EvaluationError as error:
+            found.append(f"{name}: {error}")
+        shutil.rmtree(workdir)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("state", STATES)
+def test_damaged_file_leads_to_no_other_figures(world, tmp_path, state, kind):
+    assert faults(world, tmp_path, state, kind, lambda name: True) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("data/subsets.json", "emptied"),
+        ("models/EW/model.safetensors", "cut"),
+        ("answers/val/mini/a_val-12_mini.json", "removed"),
+        ("scores/test/a_EW.json", "removed"),
+        ("matrix.json", "removed"),
+        (".workflow/steps/EW.json", "emptied"),
+    ],
+)
+def test_damaged_file_is_made_again(world, tmp_path, name, kind):
+    assert faults(world, tmp_path, "finished", kind, lambda other: other == name) == []
+
+
+def test_results_have_no_holes(world, tmp_path):
+    workdir = finished(world, tmp_path / "work")
+    score = Layout(workdir).score("test", "a", "EW")
+    for kind in ("cut", "emptied", "removed"):
+        damage(score, kind)
+        with pytest.raises(EvaluationError, match=r"a_EW\.json.*run again"):
+            write_results(load_experiment(world.file), Layout(workdir))
+
+
+def test_lost_output_is_named_before_it_is_made_again(world, tmp_path, caplog):
+    workdir = finished(world, tmp_path / "work")
+    (workdir / "weights.json").unlink()
+    assert world.run(workdir) is None
+    assert f"weights: {workdir / 'weights.json'} is gone; it is made again" in caplog.text
+    assert [call.split()[0] for call in world.calls] == ["weighting_visatb"]  # nothing is trained for it
+
+
+def test_weights_that_changed_on_disk_are_not_used(world, tmp_path):
+    """One byte is another, size and time are the same: noticed before the model answers."""
+    world.fails = lambda module, words: module == "inference_visatb" and "EW" in words
+    workdir = tmp_path / "work"
+    assert world.run(workdir) is not None
+    weights = workdir / "models" / "EW" / "model.safetensors"
+    state, content = weights.stat(), weights.read_text()
+    weights.write_text(content.replace("16", "17", 1))
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    world.fails = lambda module, words: False
+    assert world.run(workdir) is None
+    assert weights.read_text() == content
+    assert f"{weights} is not as it was written" in (workdir / "logs" / "EW.log").read_text()
+
+
+def test_unexpected_error_reaches_the_log(world, tmp_path):
+    def odd(module, words):
+        raise RuntimeError("something\nodd")
+
+    world.fails = odd
+    log = world.run(tmp_path / "work")
+    assert log.splitlines()[-1].endswith("failed: RuntimeError: something odd")
+    assert "in odd\n" in log  # where it was
