@@ -31,6 +31,7 @@ PROBE = """
     !e.closest(".wide, svg, pre, .hidden, .track-cell") && e.getBoundingClientRect().right > innerWidth + 1
   ).map((e) => e.tagName + "." + e.className);
   for (const key of ["j", "j", "k", "n", "j", "p", "/"]) { press(key); found.keys.push(focused()); }
+  for (const key of ["Escape", "j"]) { press(key); found.keys.push(focused()); }
   const before = document.querySelectorAll(".question").length;
   const search = document.getElementById("b-search");
   search.value = "no such words"; search.dispatchEvent(new Event("input"));
@@ -78,6 +79,8 @@ def test_layout_and_keys(probed: Path, dump: Dump, tmp_path: Path, width: int) -
     assert found["keys"][:3] == labels
     assert found["keys"][4] == "Question 7 of 24"  # the second page's first
     assert found["keys"][6] == "b-search"
+    assert found["keys"][7] == ""  # Escape leaves the field, and j is a key again, not a letter
+    assert found["keys"][8].startswith("Question ")
     assert found["searched"] == [6, 0]
     counts = dict(found["filters"])
     assert counts["all questions"] == 24

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -19,7 +20,9 @@ from PIL import Image
 from tests.report.academic import HOSTILE, PAPER, TASKS
 from visatb.report import build
 from visatb.report.load import ReportError, load
+from visatb.report.measured import STRONG, matrix
 from visatb.report.outcome import losses
+from visatb.report.page import asset
 from visatb.report.svg import thin
 from visatb.report.view import notes, script_json
 from weighting_visatb import build_problem, weigh
@@ -135,6 +138,60 @@ def test_contributions_have_signs(document: Document, academic: Path) -> None:
         css = (values["class"] or "").split()
         assert css[0] == ("own" if number == pytest.approx(1) else "pos" if number >= 0 else "neg")
     assert any((values["class"] or "").startswith("neg") for values in cells)
+
+
+def test_the_validation_matrix_has_one_order(bare: Path) -> None:
+    """Score files come in the order of their names: rows and columns are shown in that of the tasks."""
+    content = json.loads((bare / "matrix.json").read_text())
+    content["plus_mini"] = dict(sorted(content["plus_mini"].items(), reverse=True))
+    (bare / "matrix.json").write_text(json.dumps(content))
+    shown = matrix(load(bare))
+    assert shown
+    assert shown["tasks"][: len(TASKS)] == TASKS
+    assert [row["name"] for row in shown["rows"]] == ["mini", *(f"plus_mini:{task}" for task in TASKS)]
+    own = [row["cells"][place][0] for place, row in enumerate(shown["rows"][1:])]
+    assert own == [f"{content['plus_mini'][task][task]:.4f}" for task in TASKS]
+
+
+def linear(colour: str) -> Any:
+    """A CSS colour in linear RGB."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = np.array([int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)])
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
+def mixed(a: str, b: str, share: float) -> Any:
+    """CSS color-mix(in oklab, a share, b) in linear RGB (B. Ottosson's matrices)."""
+    to_cone = np.array(
+        [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
+         [0.0883024619, 0.2817188376, 0.6299787005]]
+    )  # fmt: skip
+    to_lab = np.array(
+        [[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
+         [0.0259040371, 0.7827717662, -0.8086757660]]
+    )  # fmt: skip
+    first, second = (to_lab @ np.cbrt(to_cone @ linear(colour)) for colour in (a, b))
+    return np.linalg.solve(to_cone, np.linalg.solve(to_lab, share * first + (1 - share) * second) ** 3)
+
+
+def contrast(a: Any, b: Any) -> float:
+    """WCAG's contrast of two colours in linear RGB."""
+    low, high = sorted(float(np.dot([0.2126, 0.7152, 0.0722], colour)) for colour in (a, b))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [":root", ':root[data-theme="dark"]'])
+def test_every_cell_can_be_read(theme: str) -> None:
+    """A text of contrast 4.5 or more on every colour that a cell can have, in both themes (WCAG AA)."""
+    block = asset("report.css").split(theme + " {", 1)[1].split("}", 1)[0]
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", block))
+    for share in range(101):
+        text = linear(colours["on-strong" if share > STRONG else "on-weak"])
+        for sign in ("pos", "neg"):
+            assert contrast(text, mixed(colours[sign], colours["sunken"], share / 100)) >= 4.5, (sign, share)
+    chip = int(re.search(r"const CHIP = (\d+);", asset("report.js")).group(1))  # type: ignore[union-attr]
+    for share in range(chip + 1):
+        assert contrast(linear(colours["ink"]), mixed(colours["good"], colours["sunken"], share / 100)) >= 4.5, share
 
 
 def test_results_of_table_three(document: Document) -> None:

@@ -11,7 +11,7 @@ from visatb.report.figures import unit_interval
 from visatb.report.load import COMPONENTS, Run
 from visatb.report.tree import read_tree
 
-STRONG = 0.78  # share of a heat cell's colour from which its text turns to the other end of the grey scale
+STRONG = 81  # percent of a heat cell's colour above which its text turns to the other end of the grey scale
 
 
 def matrix(run: Run) -> dict[str, Any] | None:
@@ -19,12 +19,14 @@ def matrix(run: Run) -> dict[str, Any] | None:
     if not run.matrix:
         return None
     matrix, tasks = run.matrix, [str(task) for task in run.matrix["tasks"]]
+    order = [*(matrix.get("groups") or {}), *tasks]  # rows as columns, so that a unit's own figure is on the diagonal
     rows = []
     for kind in ("base", "mini", "plus_mini", "single", "single_mini"):
         entry = matrix.get(kind) or {}
         nested = all(isinstance(value, Mapping) for value in entry.values())
         errors = (matrix.get("stderr") or {}).get(kind) or {}
-        for unit, figures in entry.items() if nested else [("", entry)]:
+        units = sorted(entry, key=lambda unit: order.index(unit) if unit in order else len(order))
+        for unit, figures in [(unit, entry[unit]) for unit in units] if nested else [("", entry)]:
             spread = errors.get(unit, {}) if nested else errors
             if figures:
                 cells = [(_plain(figures.get(task)), _spread(spread.get(task))) for task in tasks]
@@ -52,10 +54,10 @@ def contributions(run: Run) -> dict[str, Any] | None:
 def _heat(value: float | None, top: float, own: bool, source: str, target: str) -> dict[str, Any]:
     if value is None:
         return {"text": "–", "css": "none", "share": 0, "hint": f"{source} to {target}: left out"}
-    share = min(1.0, abs(value) / top)
+    share = round(100 * min(1.0, abs(value) / top))
     css = "own" if own else ("pos" if value >= 0 else "neg") + (" strong" if share > STRONG else "")
     text = f"{value:.3f}".replace("-", "−")
-    return {"text": text, "css": css, "share": round(100 * share), "hint": f"{source} to {target}: {value:.4f}"}
+    return {"text": text, "css": css, "share": share, "hint": f"{source} to {target}: {value:.4f}"}
 
 
 def groups(run: Run) -> dict[str, Any] | None:

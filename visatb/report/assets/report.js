@@ -198,6 +198,7 @@ function command(given, state, weights) {
 /* ---- predictions ---- */
 
 const PER_PAGE = 6;
+const CHIP = 45; // percent of colour in the best answer's chip: more, and its text is no longer easy to read
 
 function startBrowser() {
   const given = data("browser-data");
@@ -251,8 +252,7 @@ function startBrowser() {
   const chip = (value, bounded) => {
     if (value === null || value === undefined) return make("span", "quiet", "–");
     const element = make("span", "chip", Number.isInteger(value) ? String(value) : value.toFixed(3));
-    if (bounded) element.style.setProperty("--share", `${Math.round(Math.max(0, Math.min(1, value)) * 100)}%`);
-    if (bounded && value > 0.6) element.classList.add("full");
+    if (bounded) element.style.setProperty("--share", `${Math.round(Math.max(0, Math.min(1, value)) * CHIP)}%`);
     return element;
   };
 
@@ -359,6 +359,7 @@ function startBrowser() {
   byId("b-page").addEventListener("change", (event) => { state.page = Number(event.target.value); changePage(); });
   byId("b-filter").addEventListener("change", (event) => { state.filter = event.target.value; state.first = 0; draw(); });
   byId("b-search").addEventListener("input", (event) => { state.search = event.target.value.trim().toLowerCase(); state.first = 0; draw(); });
+  byId("b-search").addEventListener("keydown", (event) => { if (event.key === "Escape") event.target.blur(); });
   byId("b-prev").addEventListener("click", () => turn(-1));
   byId("b-next").addEventListener("click", () => turn(1));
   document.addEventListener("keydown", (event) => {
