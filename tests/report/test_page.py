@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -11,6 +13,7 @@ from html.parser import HTMLParser
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -151,6 +154,69 @@ def test_the_validation_matrix_has_one_order(bare: Path) -> None:
     assert [row["name"] for row in shown["rows"]] == ["mini", *(f"plus_mini:{task}" for task in TASKS)]
     own = [row["cells"][place][0] for place, row in enumerate(shown["rows"][1:])]
     assert own == [f"{content['plus_mini'][task][task]:.4f}" for task in TASKS]
+
+
+@pytest.fixture
+def thirty(tmp_path: Path) -> Path:
+    """A work folder of 30 tasks and three methods."""
+    tasks = [f"task{place:02}_of_satellites" for place in range(30)]
+    rng = np.random.default_rng(4)
+    rows = {i: {j: 0.6 if i == j else round(0.3 + 0.2 * rng.random(), 3) for j in tasks} for i in tasks}
+    content = {"tasks": tasks, "mini": dict.fromkeys(tasks, 0.4), "plus_mini": rows}
+    (tmp_path / "experiment.yaml").write_text("name: many\n")
+    (tmp_path / "weights.json").write_text(json.dumps(weigh(build_problem(content), bootstrap=0)))
+    (tmp_path / "matrix.json").write_text(json.dumps(content))
+    methods = {m: {task: [0.5 + gain] for task in tasks} for m, gain in (("EW", 0.0), ("VisATB", 0.1), ("TLA", -0.1))}
+    results = {
+        "baseline": "EW",
+        "tasks": tasks,
+        "metrics": {task: [{"metric": "em", "higher_is_better": True}] for task in tasks},
+        "methods": methods,
+        "delta_i": {"EW": 0.0, "VisATB": 20.0, "TLA": -20.0},
+        "delta_e": {"EW": 0.0, "VisATB": 0.0, "TLA": 20.0},
+    }
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_thirty_tasks_fit_the_page(thirty: Path) -> None:
+    """A map of all pairs before their table, tasks as the rows of the results, and no list of 30 names at the top."""
+    text = build(thirty).read_text(encoding="utf-8")
+    document = Document(text)
+    plan = re.search(r'<svg viewBox="0 0 ([\d.]+) ([\d.]+)"[^>]*class="chart map".*?</svg>', text, re.S)
+    assert plan
+    assert plan.group(0).count('class="cell') == 30 * 30
+    assert float(plan.group(1)) < 720  # units: about the page's pixels
+    first = next(row for row in document.rows if row[:2] == ["Task", "EW"])
+    assert first == ["Task", "EW", "VisATB", "TLA"]
+    assert ["task07_of_satellitesEM % ↑", "50.00", "60.00", "40.00"] in document.rows
+    assert ["ΔI% ↑", "–", "20.00", "-20.00"] in document.rows
+    top = text[text.index("<h1>") : text.index('<dl class="facts">')]
+    assert top.count("_of_satellites") <= 8
+    assert "and 27 more" in top
+
+
+def test_tables_can_be_downloaded(document: Document, academic: Path) -> None:
+    """CSV with all digits, in the page itself; read back by Python's own reader."""
+    links = {v["download"]: v["href"] or "" for tag, v in document.elements if tag == "a" and "download" in v}
+    assert set(links) == {f"{name}.csv" for name in ("matrix", "contributions", "weights", "results")}
+    tables = {}
+    for name, link in links.items():
+        kind, _, body = link.partition(",")
+        assert kind == "data:text/csv;charset=utf-8"
+        tables[name] = list(csv.reader(io.StringIO(unquote(body))))
+    weights, content = (json.loads((academic / f"{name}.json").read_text()) for name in ("weights", "matrix"))
+    square = tables["contributions.csv"]
+    assert square[0][1:] == TASKS
+    assert [[float(cell) for cell in row[1:]] for row in square[1:]] == weights["contributions"]
+    rows = {row[0]: row for row in tables["weights.csv"]}
+    assert {task: float(rows[task][8]) for task in weights["weights"]} == weights["weights"]
+    assert float(rows["GQA"][9]) == weights["intervals"]["GQA"]["low"]
+    assert rows["ShareGPT"][2:8] == [""] * 6
+    cells = {(model, task): float(value) for model, task, value, _ in tables["matrix.csv"][1:]}
+    assert cells["plus_mini:GQA", "VQAv2"] == content["plus_mini"]["GQA"]["VQAv2"]
+    assert ["VisATB", "", "delta_i"] in [row[:3] for row in tables["results.csv"]]
 
 
 def linear(colour: str) -> Any:

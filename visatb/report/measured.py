@@ -11,6 +11,7 @@ from visatb.report.figures import unit_interval
 from visatb.report.load import COMPONENTS, Run
 from visatb.report.tree import read_tree
 
+MANY = 12  # units from which on a table of all pairs does not fit the page, and a map of them stands before it
 STRONG = 81  # percent of a heat cell's colour above which its text turns to the other end of the grey scale
 
 
@@ -48,7 +49,8 @@ def contributions(run: Run) -> dict[str, Any] | None:
         cells = [_heat(value, top, i == j, unit, units[j]) for j, value in enumerate(values)]
         rows.append({"name": unit, "cells": cells, "mean": _plain(weights["mean_contributions"]["out"][unit], 4)})
     means = [_plain(weights["mean_contributions"]["in"][unit], 4) for unit in units]
-    return {"units": units, "rows": rows, "means": means, "top": f"{top:.2f}"}
+    overview = svg.contribution_map(units, [row["cells"] for row in rows]) if len(units) > MANY else None
+    return {"units": units, "rows": rows, "means": means, "top": f"{top:.2f}", "map": overview}
 
 
 def _heat(value: float | None, top: float, own: bool, source: str, target: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from visatb.report import svg
 from visatb.report.load import FRACTIONS, METRICS, Run, is_proxy
 from visatb.report.verdict import Comparison, task_changes
 
+MOST_COLUMNS = 10  # figures of a method that fit beside each other; where there are more, tasks are the rows
+
 
 def results_table(run: Run, comparison: Comparison | None) -> dict[str, Any] | None:
     """Tables 1 and 3: test figures of all methods with ΔI and ΔE, the best and second marked, and two charts."""
@@ -39,7 +41,11 @@ def results_table(run: Run, comparison: Comparison | None) -> dict[str, Any] | N
     stl = run.experiment.get("stl_steps")
     return {
         "tasks": [(task, span) for task, span in tasks if span],
-        "heads": [{"label": column["label"], "arrow": column["arrow"]} for column in columns],
+        "heads": [
+            {"task": task, "label": column["label"], "arrow": column["arrow"]}
+            for (task, *_), column in zip(heads, columns, strict=True)
+        ],
+        "turned": len(heads) > MOST_COLUMNS,
         "rows": rows,
         "baseline": baseline,
         "stl_steps": "the final run's number of optimizer steps" if stl == "equal" else "one epoch of its task",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -54,6 +55,24 @@ class _Chart:
     def markup(self) -> Markup:
         text = ElementTree.tostring(self.root, encoding="unicode", short_empty_elements=True)
         return Markup(text)
+
+
+def contribution_map(units: Sequence[str], cells: Sequence[Sequence[Mapping[str, Any]]]) -> Markup:
+    """Figure 3a without its numbers, for many units: a cell per pair (css, share, hint), coloured as in the table."""
+    side, top = 13.0, 96.0
+    height = top + side * len(units)
+    said = f"{len(units)} rows give, as many columns receive; the table beneath has the figures"
+    chart = _Chart(height, "Contributions between tasks", said, "map", GUTTER + side * (len(units) + 3))
+    for place, name in enumerate(units):
+        x, y = GUTTER + side * (place + 0.7), top - 6
+        chart.add("text", "name start", _short(name), name, x=x, y=y, transform=f"rotate(-60 {x:.1f} {y:.1f})")
+        chart.add("text", "name end", _short(name), name, x=GUTTER - 6, y=top + side * (place + 0.8))
+    for row, line in enumerate(cells):
+        for column, cell in enumerate(line):
+            place = {"x": GUTTER + side * column, "y": top + side * row, "width": side - 1, "height": side - 1}
+            style = f"--share:{cell['share']}%"
+            chart.add("rect", f"cell {cell['css']}", None, cell["hint"], style=style, rx=2, **place)
+    return chart.markup()
 
 
 def difficulty_bars(values: Mapping[str, float | None]) -> Markup:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from visatb.report import measured, outcome
 from visatb.report.costs import costs
 from visatb.report.load import COMPONENTS, Run, is_proxy
+from visatb.report.tables import csv_links
 from visatb.report.verdict import Comparison, compare
 from visatb.report.words import in_words
 from weighting_visatb import collapsed
@@ -40,6 +41,7 @@ def view(run: Run) -> dict[str, Any]:
         "whatif": measured.whatif(run),
         "costs": costs(run),
         "settings": _settings(run),
+        "tables": csv_links(run),
     }
 
 

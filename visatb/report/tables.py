@@ -1,0 +1,85 @@
+"""The page's tables as CSV with all digits of every figure: links that hold the file, so that the page stays one.
+
+Read back with any CSV reader; an empty cell is a figure that is not there.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from visatb.report.load import COMPONENTS, Run
+
+Rows = list[list[Any]]
+
+
+def csv_links(run: Run) -> dict[str, str]:
+    """Name of a table → a data URI of it as CSV (UTF-8); of those that there are."""
+    tables = {"matrix": _matrix(run), "contributions": _contributions(run), "weights": _weights(run)}
+    tables |= {"results": _results(run)}
+    return {name: f"data:text/csv;charset=utf-8,{quote(_text(rows))}" for name, rows in tables.items() if rows}
+
+
+def _text(rows: Iterable[Sequence[Any]]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream).writerows(rows)
+    return stream.getvalue()
+
+
+def _matrix(run: Run) -> Rows:
+    if not run.matrix:
+        return []
+    rows: Rows = [["model", "task", "value", "stderr"]]
+    errors = run.matrix.get("stderr") or {}
+    for kind in ("base", "mini", "plus_mini", "single", "single_mini"):
+        entry = run.matrix.get(kind) or {}
+        nested = all(isinstance(value, Mapping) for value in entry.values())
+        for unit, figures in entry.items() if nested else [("", entry)]:
+            spread = (errors.get(kind) or {}).get(unit, {}) if nested else errors.get(kind) or {}
+            name = f"{kind}:{unit}" if unit else kind
+            rows += [[name, task, figures[task], spread.get(task)] for task in run.matrix["tasks"] if task in figures]
+    return rows
+
+
+def _contributions(run: Run) -> Rows:
+    if not run.weights:
+        return []
+    units = list(run.weights["difficulties"])
+    lines = zip(units, run.weights["contributions"], strict=True)
+    return [["from \\ to", *units], *([unit, *line] for unit, line in lines)]
+
+
+def _weights(run: Run) -> Rows:
+    if not run.weights:
+        return []
+    weights = run.weights
+    scores = [weights["mean_contributions"][part] for part in ("out", "in")] + [weights["difficulties"]]
+    parts = [weights["components"][part] for part in COMPONENTS]
+    unit_of = {task: unit for unit, tasks in (weights.get("groups") or {}).items() for task in tasks}
+    head = ["task", "unit", "c_out", "c_in", "d", "lambda_out", "lambda_in", "lambda_d", "lambda"]
+    ends = ["low", "high", "share_above_1"]
+    rows: Rows = [[*head, *ends]]
+    for task in weights["tasks"]:
+        unit = unit_of.get(task, task)
+        interval = (weights.get("intervals") or {}).get(task, {})
+        figures = [column.get(unit) for column in [*scores, *parts]]
+        rows.append([task, unit, *figures, weights["weights"][task], *(interval.get(end) for end in ends)])
+    return rows
+
+
+def _results(run: Run) -> Rows:
+    if not run.results:
+        return []
+    rows: Rows = [["method", "task", "metric", "value", "stderr"]]
+    for method, figures in run.results["methods"].items():
+        for task in run.results["tasks"]:
+            spread = {cell.metric: cell.stderr for cell in run.test_cells(task, method)}
+            names = [str(entry["metric"]) for entry in run.results["metrics"].get(task, [])]
+            values = figures.get(task) or []
+            rows += [[method, task, name, value, spread.get(name)] for name, value in zip(names, values, strict=False)]
+        for key in ("delta_i", "delta_e"):
+            rows.append([method, "", key, (run.results.get(key) or {}).get(method), None])
+    return rows
