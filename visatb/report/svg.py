@@ -69,9 +69,9 @@ def contribution_map(units: Sequence[str], cells: Sequence[Sequence[Mapping[str,
         chart.add("text", "name end", _short(name), name, x=GUTTER - 6, y=top + side * (place + 0.8))
     for row, line in enumerate(cells):
         for column, cell in enumerate(line):
-            place = {"x": GUTTER + side * column, "y": top + side * row, "width": side - 1, "height": side - 1}
+            at = {"x": GUTTER + side * column, "y": top + side * row, "width": side - 1, "height": side - 1}
             style = f"--share:{cell['share']}%"
-            chart.add("rect", f"cell {cell['css']}", None, cell["hint"], style=style, rx=2, **place)
+            chart.add("rect", f"cell {cell['css']}", None, str(cell["hint"]), style=style, rx=2, **at)
     return chart.markup()
 
 
