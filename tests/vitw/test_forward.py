@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+from importlib import import_module
+
 import pytest
 import torch
 import torch.nn.functional as F
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
@@ -162,6 +169,122 @@ def test_a_model_that_changes_its_logits_is_refused_when_chunked():
     patch_forward(model, "chunked")
     with pytest.raises(ValueError, match="loss_impl select"):
         model(**inputs, vitw_task_ids=torch.zeros(3, dtype=torch.long))
+
+
+def tiny_gemma2():
+    torch.manual_seed(0)
+    options = {**TEXT, "num_key_value_heads": 1, "head_dim": 8, "final_logit_softcapping": 0.1}
+    return Gemma2ForCausalLM(Gemma2Config(**options)).eval()
+
+
+@pytest.mark.parametrize("empty_first", [False, True], ids=["large first", "no target first"])
+def test_auto_selects_where_a_model_caps_its_logits(empty_first, monkeypatch):
+    monkeypatch.setattr(forward_module, "SELECT_LOGITS", 64 * 10)  # the batch has 11 targets
+    model, inputs, tasks = tiny_gemma2(), batch("llama"), torch.zeros(3, dtype=torch.long)
+    expected = model(**inputs).loss
+    patch_forward(model, "auto")
+    if empty_first:
+        empty = {**inputs, "labels": torch.full_like(inputs["labels"], -100)}
+        assert model(**empty, vitw_task_ids=tasks).token_losses.shape == (0,)
+    calls = []
+    model.lm_head.register_forward_hook(lambda _, __, output: calls.append(tuple(output.shape)))
+    for _ in range(2):
+        torch.testing.assert_close(model(**inputs, vitw_task_ids=tasks).token_losses.mean(), expected)
+    selected = (11, 64)
+    assert calls == ([] if empty_first else [(11,)]) + [selected] * 2  # one forward is done again, once
+
+
+@pytest.mark.parametrize("impl", ["select", "chunked", "auto", "full"])
+def test_a_nan_loss_is_a_nan_loss(impl, monkeypatch):
+    monkeypatch.setattr(forward_module, "SELECT_LOGITS", 64 * 10)
+    model, inputs = build("llama"), batch("llama")
+    model.model.norm.weight.data.fill_(float("nan"))
+    patch_forward(model, impl)
+    losses = model(**inputs, vitw_task_ids=torch.zeros(3, dtype=torch.long)).token_losses
+    assert losses.shape == (11,)
+    assert losses.isnan().all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_generation_and_signature_are_stock(name):
+    """Llama finds positions of left-padded rows only where `forward` names `attention_mask`."""
+    model, inputs = build(name), batch(name)
+    inputs.pop("labels")
+    inputs["input_ids"][1:, :4] = 0
+    if name == "llama":
+        inputs.pop("attention_mask")  # found from the padding
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    expected = model.generate(**inputs, **options)
+    signature = inspect.signature(model.forward)
+    patch_forward(model)
+    assert inspect.signature(model.forward) == signature
+    assert torch.equal(model.generate(**inputs, **options), expected)
+
+
+def refused(name: str, **config) -> torch.nn.Module:
+    module = import_module("transformers")
+    return getattr(module, name)(getattr(module, config.pop("config"))(**config))
+
+
+SMALL = {"vocab_size": 64, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
+SMALL |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+BERT = {**TEXT, "num_hidden_layers": 1}
+PROPHET = {"vocab_size": 64, "hidden_size": 16, "num_decoder_layers": 1, "num_decoder_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("BartForConditionalGeneration", {"config": "BartConfig", **SMALL}, "is an encoder-decoder"),
+        (
+            "T5ForConditionalGeneration",
+            {"config": "T5Config", "vocab_size": 64, "d_model": 16, "d_kv": 8, "num_layers": 1, "num_heads": 2},
+            "is an encoder-decoder",
+        ),
+        ("ProphetNetForCausalLM", {"config": "ProphetNetConfig", **PROPHET}, "predicts several tokens ahead"),
+        ("GitForCausalLM", {"config": "GitConfig", **BERT}, "its logits stand at other positions"),
+        ("BertLMHeadModel", {"config": "BertConfig", **BERT}, "a position sees its target"),
+        (
+            "XLNetLMHeadModel",
+            {"config": "XLNetConfig", "vocab_size": 64, "d_model": 16, "n_layer": 1, "n_head": 2},
+            "its",
+        ),
+    ],
+)
+def test_what_is_no_decoder_of_its_own_input_is_refused_by_name(name, config, message):
+    model = refused(name, **config)
+    with pytest.raises(ValueError, match=message) as caught:
+        patch_forward(model)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("ChameleonForConditionalGeneration", {"config": "ChameleonConfig", "vocabulary_map": {"<image>": 1}}),
+        ("Florence2ForConditionalGeneration", {"config": "Florence2Config"}),
+    ],
+)
+def test_large_multimodal_models_are_refused_by_name(name, config):
+    with torch.device("meta"):
+        model = refused(name, **config)
+    with pytest.raises(ValueError, match=rf"{name}.* (encoder-decoder|no weighted loss)"):
+        patch_forward(model)
+
+
+def test_the_loss_of_experts_is_refused_before_training_and_in_it():
+    torch.manual_seed(0)
+    options = {**TEXT, "num_key_value_heads": 1, "num_local_experts": 2}
+    model, inputs = MixtralForCausalLM(MixtralConfig(**options)).eval(), batch("llama")
+    stock = model(**inputs).loss
+    patch_forward(model)
+    tasks = torch.zeros(3, dtype=torch.long)
+    torch.testing.assert_close(model(**inputs, vitw_task_ids=tasks).token_losses.mean(), stock)
+    with pytest.raises(ValueError, match="balance of its experts"):
+        model(**inputs, vitw_task_ids=tasks, output_router_logits=True)
+    model.config.output_router_logits = True
+    with pytest.raises(ValueError, match=r"MixtralForCausalLM .*set output_router_logits to False"):
+        patch_forward(model)
 
 
 def test_tasks_of_targets_counts_and_sums():
