@@ -36,7 +36,7 @@ class VitwTrainingArguments(TrainingArguments):
         default="step",
         metadata={
             "help": "Divide by the Σλ of the whole optimizer step (step, Equation 2) or of each micro-batch "
-            "(micro_batch, the published scheme, for comparison).",
+            "(micro_batch, the published divisor, for comparison).",
             "choices": list(LOSS_NORMS),
         },
     )
