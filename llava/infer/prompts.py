@@ -20,7 +20,7 @@ from torch import Tensor
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import conv_templates
 from llava.data.errors import BadSampleError
-from llava.data.images import ImageFolder
+from llava.data.images import ImageFolder, to_rgb, upright_size
 from llava.data.template import Messages, TemplateEncoder
 from llava.data.tokens import expand_images, expanded_length
 from llava.model.family import Processor
@@ -97,7 +97,7 @@ class PromptMaker:
         return prompt
 
     def _image_tokens(self, image: ImageSource) -> int:
-        height, width = (image.height, image.width) if isinstance(image, Image.Image) else image_size(image)
+        height, width = upright_size(image) if isinstance(image, Image.Image) else image_size(image)
         try:
             return self.processor.num_image_tokens(height, width)
         except ValueError as error:
@@ -153,9 +153,12 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def open_image(image: ImageSource) -> Image.Image:
-    """The image in RGB. Raises BadSampleError."""
+    """The image in RGB, upright. Raises BadSampleError."""
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        try:
+            return to_rgb(image)
+        except ValueError as error:
+            raise BadSampleError("unreadable_image", str(error)) from error
     folder, name = _split(image)
     return folder.open(name)
 

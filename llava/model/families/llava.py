@@ -20,6 +20,7 @@ from transformers import (
 from transformers import LlavaProcessor as StockLlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+from llava.data.images import MAX_PIXELS
 from llava.model.family import Family, Processor, saved_template
 from llava.model.projector import projector_for, vision_of
 from llava.model.tokenizer import load_tokenizer
@@ -62,6 +63,13 @@ class LlavaSquareProcessor(Processor):
         self.feature_strategy: str = config.vision_feature_select_strategy
 
     def num_image_tokens(self, height: int, width: int) -> int:
+        """The same for all images; ValueError for one that would be huge on its way to the square."""
+        longer, shorter = max(height, width), min(height, width)
+        pads = getattr(self.image_processor, "do_pad", True)
+        pixels = longer**2 if pads else self.image_size**2 * longer // shorter
+        if pixels > MAX_PIXELS:
+            how = "padded to a square" if pads else "resized before its middle is cut out"
+            raise ValueError(f"{how} it has {pixels:,} pixels, more than {MAX_PIXELS:,}")
         patches = (self.image_size // self.patch_size) ** 2
         return patches + (self.feature_strategy == "full")
 
