@@ -11,6 +11,10 @@ python=${PYTHON:-python3}
 files=(requirements.txt)
 [ "${1:-}" = --dev ] && files+=(requirements-dev.txt)
 
+command -v "$python" > /dev/null || {
+  echo "setup: there is no $python; set PYTHON to a Python of 3.10 or newer" >&2
+  exit 1
+}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
   echo "setup: $python is older than Python 3.10; set PYTHON to a newer one" >&2
   exit 1

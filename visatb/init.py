@@ -20,6 +20,7 @@ import yaml
 from eval.metrics import parse_box
 from llava.data.errors import DataError
 from llava.data.records import read_records
+from llava.disk import write_problem
 from visatb.workflow.files import write_text
 from visatb.yaml_lines import ExperimentError
 
@@ -158,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = draft(arguments.folder, arguments.output, arguments.model, arguments.image_folder)
         write_text(arguments.output, text)
     except (ExperimentError, DataError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {write_problem(error, arguments.output.parent) or error}\n")
         return 2
     sys.stdout.write(f"{arguments.output}\n")
     return 0

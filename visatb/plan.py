@@ -86,7 +86,7 @@ def make_plan(experiment: Experiment, workdir: Path | None = None) -> Plan:
     guessed: list[str] = []
     grouping = experiment.grouping
     experiment = experiment.with_groups({})
-    found = counts(experiment, lambda files: _count(files, guessed))
+    found = counts(experiment, lambda files: count_records(files, guessed))
     size = parameters(experiment)
     speed = _measured(workdir) if workdir else None
     machine = _machine(experiment, size)
@@ -127,7 +127,8 @@ def form_name(experiment: Experiment) -> str:
     return "precise" if weighting.difficulty == "precise" else weighting.form
 
 
-def _count(files: list[str], guessed: list[str]) -> int:
+def count_records(files: list[str], guessed: list[str]) -> int:
+    """The records of data files; of those that are not there (put to `guessed`) by their names."""
     missing = [file for file in files if not Path(file).is_file()]
     if not missing:
         return records.count(files)
@@ -173,7 +174,7 @@ def _plan_model(
     if model.data:
         steps = optimizer_steps(experiment, *(("finals", whole) if model.equal_steps else (model.stage, samples)))
     questions = found.asked(model, "val") + found.asked(model, "test")
-    kept, peak = _disk(experiment, model, size, steps) if model.data else (0.0, 0.0)
+    kept, peak = disk_bytes(experiment, model, size, steps) if model.data else (0.0, 0.0)
     return ModelPlan(
         name=model.name,
         stage=model.stage,
@@ -186,7 +187,7 @@ def _plan_model(
     )
 
 
-def _disk(experiment: Experiment, model: ModelJob, size: float | None, steps: int) -> tuple[float, float]:
+def disk_bytes(experiment: Experiment, model: ModelJob, size: float | None, steps: int) -> tuple[float, float]:
     """Bytes that stay, and at most while it trains: the weights, and a checkpoint with its optimizer's state."""
     if size is None:
         return 0.0, 0.0

@@ -17,6 +17,7 @@ from rich.text import Text
 from llava.data.errors import DataError
 from visatb.experiment import load_experiment
 from visatb.plan import Plan, make_plan
+from visatb.space import shortage
 from visatb.yaml_lines import ExperimentError
 
 
@@ -28,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="the plan as JSON")
     arguments = parser.parse_args(argv)
     try:
-        plan = make_plan(load_experiment(arguments.experiment), arguments.workdir)
+        experiment = load_experiment(arguments.experiment)
+        plan = make_plan(experiment, arguments.workdir)
+        short = shortage(experiment, arguments.workdir or Path())
     except (ExperimentError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -36,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps(dataclasses.asdict(plan), indent=1, ensure_ascii=False) + "\n")
     else:
         show(plan, plain_console())
+    if short is not None:
+        sys.stderr.write(f"warning: {short}\n")
     return 0
 
 

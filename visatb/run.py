@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -15,17 +16,20 @@ from rich.live import Live
 
 from eval.core import EvaluationError
 from llava.data.errors import DataError
+from llava.disk import write_problem
 from visatb import grouping
 from visatb.experiment import load_experiment
 from visatb.graph import jobs
 from visatb.keys import compute
 from visatb.layout import Layout
 from visatb.plan_command import duration, plain_console
+from visatb.space import shortage
 from visatb.status import JobStatus, read_status, render
 from visatb.workflow.engine import Options, Outcome, RefusedError, run_experiment
 from visatb.workflow.state import outstanding
 from visatb.yaml_lines import ExperimentError
 
+_FULL = 1 << 20  # bytes free, below which a disk is as good as full
 _EVERY = 20.0  # seconds between lines about a running job, where there is no terminal
 
 
@@ -40,15 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.dry_run:
             _list_jobs(arguments.experiment, workdir)
             return 0
+        _say_shortage(arguments.experiment, workdir)
         started = time.monotonic()
         with _watching(console) as watch:
             outcome = run_experiment(
                 arguments.experiment, workdir, Options(arguments.jobs, gpus, arguments.profile, arguments.cold), watch
             )
-    except (ExperimentError, DataError, EvaluationError, RefusedError) as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (ExperimentError, DataError, EvaluationError, RefusedError, OSError) as error:
+        sys.stderr.write(f"error: {write_problem(error, workdir) or error}\n")
         return 2
     return _end(outcome, Layout(workdir), console, time.monotonic() - started)
+
+
+def _say_shortage(file: Path, workdir: Path) -> None:
+    with suppress(DataError, ExperimentError):  # said by what comes next
+        if (short := shortage(load_experiment(file), workdir)) is not None:
+            sys.stderr.write(f"warning: {short}\n")
 
 
 def default_workdir(experiment: Path) -> Path:
@@ -142,6 +153,8 @@ def _end(outcome: Outcome, layout: Layout, console: Console, seconds: float) -> 
         return 130
     for job, text in outcome.failed.items():
         sys.stderr.write(f"\n{job} failed ({layout.log(job)}):\n{text}\n")
+    if shutil.disk_usage(layout.root).free < _FULL:  # then logs may lack it
+        sys.stderr.write(f"\nno space is left on the disk of {layout.root}: free some\n")
     sys.stderr.write("\nerror: not finished; mend what is said above, then the same command goes on from here\n")
     return 1
 

@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 time.sleep(1)
                 status = read_status(arguments.workdir)
                 live.update(render(status))
-    except ExperimentError as error:
+    except (ExperimentError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:

@@ -23,6 +23,7 @@ from visatb.experiment import load_experiment
 from visatb.graph import ModelJob, Stage, models
 from visatb.layout import SPLITS, Layout
 from visatb.schema import Experiment, training_arguments
+from visatb.space import shortage
 from visatb.yaml_lines import ExperimentError
 
 if TYPE_CHECKING:
@@ -48,9 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         experiment = load_experiment(arguments.experiment)
         with tempfile.TemporaryDirectory(prefix="visatb-validate-") as temporary:
             validate(experiment, Layout((arguments.workdir or Path(temporary)).resolve()))
+        short = shortage(experiment, arguments.workdir or Path())
     except (ExperimentError, DataError, EvaluationError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    if short is not None:
+        sys.stderr.write(f"warning: {short}\n")
     sys.stdout.write(f"{arguments.experiment}: data and settings are fit to run\n")
     return 0
 

@@ -114,8 +114,11 @@ def _read_weights(values: Sequence[str]) -> Weights | None:
 def _read_weights_file(path: str) -> dict[str, float]:
     content = read_mapping(path, "--visatb_weights")
     tasks, weights = content.get("tasks"), content.get("weights")
-    named = isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)
-    if not isinstance(weights, dict) or not named or not set(tasks) <= set(weights):
+    if (
+        not isinstance(weights, dict)
+        or not isinstance(tasks, list)
+        or not all(isinstance(task, str) and task in weights for task in tasks)
+    ):
         raise UsageError(
             f'--visatb_weights: {path} must hold "tasks": [names] and "weights": {{name: number}} for them'
         )

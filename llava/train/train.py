@@ -11,7 +11,8 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -25,6 +26,7 @@ from llava.data.dataset import InstructionDataset
 from llava.data.errors import DataError
 from llava.data.index import build_index, copy_problems
 from llava.data.order import ModalityLengthOrder
+from llava.disk import write_problem
 from llava.model.adapter import write_projector
 from llava.model.projector import projector_type_of
 from llava.model.shards import read_shard, weight_files
@@ -63,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     _set_up_logging()
     try:
-        run(*parse_arguments(argv))
+        model, data, training = parse_arguments(argv)
+        with _writing(Path(training.output_dir or "")):
+            run(model, data, training)
     except (UsageError, DataError) as error:
         if is_main():
             sys.stderr.write(f"error: {error}\n")
@@ -72,6 +76,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.warning("stopped by SIGTERM; the same command goes on from the last checkpoint")
         return EXIT_CODE
     return 0
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn errors of writing, the libraries' own included, into a UsageError of one line."""
+    try:
+        yield
+    except (UsageError, DataError, StoppedError):
+        raise
+    except Exception as error:
+        problem = write_problem(error, folder)
+        if problem is None:
+            raise
+        raise UsageError(problem) from error
 
 
 def run(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> None:

@@ -1,18 +1,29 @@
 """Work folders that are copied, moved, read-only or shared with other files, and clocks that step."""
 
+import errno
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
+import pytest
 
+from llava.disk import write_problem
 from tests.workflow.runs import REPOSITORY, Run
 from tests.workflow.test_run import experiment, wait_for
-from visatb.workflow import warm
-from visatb.workflow.process import birth, is_alive, kill_tagged, tag_of
+from tests.workflow.world import write_experiment
+from visatb import init, plan_command
+from visatb import run as run_command
+from visatb.experiment import load_experiment
+from visatb.space import shortage
+from visatb.workflow import devices, warm
+from visatb.workflow.process import StepError, birth, is_alive, kill_tagged, tag_of
+from visatb.workflow.state import is_locked, locked
 
 
 def job(run: Run, workdir: Path, name: str) -> subprocess.CompletedProcess[str]:
@@ -145,3 +156,110 @@ def test_modules_in_the_work_folder_are_not_imported(tmp_path):
         (run.workdir / f"{name}.py").write_text("raise SystemExit('imported from the work folder')")
     run()
     assert "imported from" not in run.engine_log()
+
+
+def test_locks_of_gpus_lie_in_a_folder_that_only_their_user_writes_to(tmp_path, monkeypatch):
+    monkeypatch.setenv(devices.OFFERED, "0")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"visatb-gpus-{os.getuid()}"
+    for _ in range(2):
+        with devices.taken(1, lambda: False) as found:
+            assert found == ["0"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o777)
+    with pytest.raises(StepError, match="cannot be trusted"), devices.taken(1, lambda: False):
+        pass
+    shutil.rmtree(folder)
+    (tmp_path / "elsewhere").mkdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StepError, match="cannot be trusted"), devices.taken(1, lambda: False):
+        pass
+    assert not list((tmp_path / "elsewhere").iterdir())
+    monkeypatch.setenv(devices.OFFERED, "")
+    with devices.taken(1, lambda: False) as found:  # nothing to lock
+        assert found == []
+
+
+def refuse(number):
+    def refusing(path, *rest, **named):
+        raise OSError(number, os.strerror(number), str(path))
+
+    return refusing
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EROFS, "choose a folder that this user may write to"), (errno.ENOSPC, "free some")]
+)
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path, monkeypatch, capsys, number, words):
+    file = write_experiment(tmp_path, {"a": {}, "b": {}}, model={"path": "base"})
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", refuse(number))
+        assert run_command.main([str(file), "--workdir", str(tmp_path / "work")]) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(init, "write_text", refuse(number))
+        assert init.main([str(tmp_path), "--output", str(tmp_path / "new.yaml")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: ") and words in line for line in lines)
+
+
+def test_status_is_shown_to_those_who_may_only_read(tmp_path, monkeypatch):
+    file = tmp_path / "lock"
+    assert not is_locked(file)
+    with locked(file):
+        real = os.open
+
+        def reading_only(path, flags, *rest):
+            return (refuse(errno.EROFS) if flags & (os.O_WRONLY | os.O_RDWR) else real)(path, flags, *rest)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", reading_only)
+            assert is_locked(file)
+    assert not is_locked(file)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux that is always full")
+def test_a_full_disk_is_told_from_other_errors(tmp_path):
+    import torch
+
+    def plain():
+        with open("/dev/full", "w") as file:
+            file.write("x")
+
+    for write in (plain, lambda: torch.save(torch.zeros(100_000), "/dev/full")):
+        with pytest.raises((OSError, RuntimeError)) as caught:
+            write()
+        assert "no space is left" in str(write_problem(caught.value, tmp_path / "not" / "there"))
+    with pytest.raises(RuntimeError) as caught:
+        torch.zeros(2) @ torch.zeros(3)
+    assert write_problem(caught.value, tmp_path) is None
+    torch.save(torch.zeros(100), tmp_path / "broken.pt")
+    (tmp_path / "broken.pt").write_bytes((tmp_path / "broken.pt").read_bytes()[:600])
+    with pytest.raises(RuntimeError) as caught:
+        torch.load(tmp_path / "broken.pt")
+    assert write_problem(caught.value, tmp_path) is None
+
+
+def test_less_space_than_needed_is_said_before_anything_runs(tmp_path, monkeypatch, capsys):
+    model = {"path": "somewhere/7b", "parameters": "1B"}
+    file = write_experiment(tmp_path, {"a": {}, "b": {}}, model=model, methods=["EW", "VisATB"])
+    # EW and VisATB stay with 4 bytes a parameter each, a proxy's weights go, and 16 records make no checkpoint.
+    usage = shutil.disk_usage(tmp_path)
+    for free, short in ((11.9e9, True), (12.1e9, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=int(free)))
+        assert (shortage(load_experiment(file), tmp_path / "work") is not None) == short
+        assert plan_command.main([str(file)]) == 0
+        assert ("11.9 GB are free" in capsys.readouterr().err) == short
+
+
+def test_a_failed_jobs_log_is_shown_once(tmp_path):
+    _, errors = experiment(tmp_path, methods=["EW"])(code=1, STAND_IN_FAILS="mini")
+    assert errors.count("the stand-in was told to fail") == 1
+
+
+def test_an_interpreter_that_is_not_there_is_called_so(tmp_path):
+    command = ["bash", str(REPOSITORY / "scripts_visatb" / "setup.sh")]
+    environment = {**os.environ, "PYTHON": "python-of-nowhere", "VENV": str(tmp_path / "venv")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "setup: there is no python-of-nowhere; set PYTHON to a Python of 3.10 or newer\n"

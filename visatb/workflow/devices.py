@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from visatb.workflow.process import StoppedError
+from visatb.workflow.process import StepError, StoppedError
 from visatb.workflow.state import LockedError, locked
 
 OFFERED = "VISATB_GPUS"
@@ -38,8 +39,9 @@ def taken(count: int, stop: Callable[[], bool], folder: Path | None = None) -> I
     """Hold `count` of the offered GPUs, waiting until so many are free; none where none are offered (SLURM gives its
     own). Raises StoppedError."""
     offered = [name for name in os.environ.get(OFFERED, "").split(",") if name]
+    count = min(count, len(offered))
     with contextlib.ExitStack() as held:
-        yield _take(held, offered, min(count, len(offered)), stop, folder or _shared_folder())
+        yield _take(held, offered, count, stop, folder or _shared_folder()) if count else []
 
 
 def _take(
@@ -74,4 +76,18 @@ def _pause(stop: Callable[[], bool]) -> None:
 
 
 def _shared_folder() -> Path:
-    return Path(tempfile.gettempdir()) / f"visatb-gpus-{os.getuid()}"
+    """The folder of the locks, made where there is none.
+
+    Its name can be foreseen, and everybody may write where it lies. So it must be a folder (not a link) that belongs to
+    this user and that nobody else may write to; StepError where it is not.
+    """
+    folder = Path(tempfile.gettempdir()) / f"visatb-gpus-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    state = folder.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o022:
+        raise StepError(
+            f"{folder} is not a folder of this user's that only this user may write to, so that locks in it cannot be "
+            "trusted: remove it, have its owner remove it, or set TMPDIR to a folder of your own"
+        )
+    return folder

@@ -15,6 +15,7 @@ from typing import Any
 
 from eval.core import EvaluationError
 from llava.data.errors import DataError
+from llava.disk import write_problem
 from visatb.experiment import load_experiment
 from visatb.graph import jobs
 from visatb.layout import Layout
@@ -34,6 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns 0, 1 where a step failed, 2 for bad input, 143 where it was stopped."""
     workdir, name = sys.argv[1:] if argv is None else argv
     layout = Layout(Path(workdir).resolve())
+    logging.raiseExceptions = False  # what a full disk keeps out of the log needs no traceback for each line
+    try:
+        return _run(layout, name)
+    except OSError as error:
+        problem = write_problem(error, layout.root)
+        if problem is None:
+            raise
+        logger.error("error: %s", problem)
+        return 2
+
+
+def _run(layout: Layout, name: str) -> int:
     layout.log(name).parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
         filename=layout.log(name), format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S", level=logging.INFO

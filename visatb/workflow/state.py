@@ -41,13 +41,17 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 
 def is_locked(path: Path) -> bool:
     """Whether somebody holds the lock now."""
-    if not path.exists():
+    try:
+        handle = os.open(path, os.O_RDONLY)  # also who may not write there may ask
+    except FileNotFoundError:
         return False
     try:
-        with locked(path):
-            return False
-    except LockedError:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
         return True
+    finally:
+        os.close(handle)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -103,7 +107,7 @@ class Steps:
     def end(self, step: str, done: bool, made: Iterable[Path] = ()) -> None:
         """Note that the step is done and has made these files, or how long it ran until it was broken off."""
         entry = self.entries[step]
-        entry["seconds"] += time.time() - entry.pop("since")
+        entry["seconds"] += max(0.0, time.time() - entry.pop("since"))  # a clock may be set back
         del entry["log"]
         entry["done"] = done
         if done:
