@@ -24,7 +24,7 @@ from tests.report.academic import HOSTILE, PAPER, TASKS
 from visatb.report import build
 from visatb.report.load import ReportError, load
 from visatb.report.measured import STRONG, matrix
-from visatb.report.outcome import losses
+from visatb.report.outcome import curves, losses
 from visatb.report.page import asset
 from visatb.report.svg import thin
 from visatb.report.view import notes, script_json
@@ -371,6 +371,23 @@ def test_losses(academic: Path) -> None:
     assert "STL" not in lines["ShareGPT"]
     assert max(x for x, _ in lines["GQA"]["STL"]) == 520
     assert all(len(line) <= 120 for task in lines.values() for line in task.values())
+
+
+def test_curves_of_proxies_and_methods(academic: Path) -> None:
+    """Loss, gradient norm, learning rate as logged, the proxies' in a part of their own; without what is no number."""
+    logged = [{"step": s, "loss": 2.0 / s, "grad_norm": 0.5, "learning_rate": 1e-5 * s} for s in (1, 2, 4)]
+    broken = [*logged, {"step": 5, "loss": float("nan"), "grad_norm": float("inf")}, {"train_runtime": 3.0}]
+    run = replace(load(academic), histories={"plus_mini:GQA": logged, "mini": broken, "EW": logged})
+    methods, proxies = curves(run)
+    assert (methods["title"], proxies["title"]) == ("the methods' runs", "the proxies")
+    assert [name for _, name in proxies["legend"]] == ["mini", "plus_mini:GQA"]
+    assert [label for label, _ in proxies["panels"]] == ["Loss", "Gradient norm", "Learning rate"]
+    for label, chart in proxies["panels"]:
+        drawn = re.findall(r'<polyline[^>]*points="([^"]*)"', chart)
+        assert [len(points.split()) for points in drawn] == [3, 3], label
+    assert "mini ends at 0.5" in proxies["panels"][0][1]
+    assert "ends at 4e-05" in proxies["panels"][2][1]
+    assert curves(replace(run, histories={})) == []
 
 
 def test_thin_keeps_means_and_ends() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from visatb.report import svg
-from visatb.report.load import FRACTIONS, METRICS, Run, is_proxy
+from visatb.report.load import FRACTIONS, METRICS, PROXIES, Run, is_proxy
 from visatb.report.verdict import Comparison, task_changes
 
+CURVES = {"loss": "Loss", "grad_norm": "Gradient norm", "learning_rate": "Learning rate"}  # as the Trainer logs them
 MOST_COLUMNS = 10  # figures of a method that fit beside each other; where there are more, tasks are the rows
 
 
@@ -125,7 +127,7 @@ def losses(run: Run) -> dict[str, dict[str, list[tuple[float, float]]]]:
         shown = "STL" if model in stl else model
         for entry in run.histories[model]:
             for key, value in entry.items():
-                if key.startswith("task_loss/") and isinstance(value, int | float) and "step" in entry:
+                if key.startswith("task_loss/") and _is_figure(value) and "step" in entry:
                     task = key.removeprefix("task_loss/")
                     lines.setdefault(task, {}).setdefault(shown, []).append((float(entry["step"]), float(value)))
     order = {task: place for place, task in enumerate(run.tasks)}
@@ -143,7 +145,10 @@ def loss_charts(run: Run) -> dict[str, Any] | None:
     methods = list(dict.fromkeys(method for task in lines.values() for method in task))
     classes = svg.method_classes([*run.methods, *(name for name in methods if name not in run.methods)])
     return {
-        "panels": [(task, svg.loss_lines(task, task_lines, classes)) for task, task_lines in lines.items()],
+        "panels": [
+            (task, svg.step_lines(f"Training loss on {task}", task_lines, classes))
+            for task, task_lines in lines.items()
+        ],
         "legend": [(classes[name], name) for name in methods],
         "rows": [
             (task, [f"{task_lines[m][-1][1]:.4f}" if m in task_lines else "–" for m in methods])
@@ -151,6 +156,39 @@ def loss_charts(run: Run) -> dict[str, Any] | None:
         ],
         "methods": methods,
     }
+
+
+def curves(run: Run) -> list[dict[str, Any]]:
+    """Loss, gradient norm and learning rate by step: first of the methods' runs, then of the proxies."""
+    stl = {run.model_of("STL", task) for task in run.tasks} if "STL" in run.methods else set()
+    proxies = [name for name in run.histories if is_proxy(name)]
+    finals = [name for name in run.histories if not is_proxy(name) and name not in stl]
+    order = {f"{kind}:{unit}": at for kind in PROXIES for at, unit in enumerate(_units(run))}
+    parts = []
+    for title, models in (("the methods' runs", finals), ("the proxies", proxies)):
+        names = sorted(models, key=lambda name: (name.partition(":")[0], order.get(name, 0), name))
+        classes = svg.method_classes(names)
+        panels = []
+        for key, label in CURVES.items():
+            lines = {name: svg.thin(points) for name in names if (points := _points(run.histories[name], key))}
+            if lines:
+                panels.append((label, svg.step_lines(f"{label} of {title}", lines, classes)))
+        if panels:
+            parts.append({"title": title, "panels": panels, "legend": [(classes[name], name) for name in names]})
+    return parts
+
+
+def _units(run: Run) -> list[str]:
+    return list((run.weights or {}).get("difficulties", run.tasks))
+
+
+def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    there = [entry for entry in history if "step" in entry and _is_figure(entry.get(key))]
+    return [(float(entry["step"]), float(entry[key])) for entry in there]
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _figure(value: float, percent: bool) -> str:

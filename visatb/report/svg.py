@@ -203,16 +203,16 @@ def change_dots(
     return chart.markup()
 
 
-def loss_lines(task: str, lines: Mapping[str, Points], css_of: Mapping[str, str]) -> Markup:
-    """Training loss on one task by optimizer step, a line per method."""
+def step_lines(name: str, lines: Mapping[str, Points], css_of: Mapping[str, str]) -> Markup:
+    """A figure such as the training loss on a task by optimizer step, a line per model."""
     width, height = 300.0, 170.0
     points = [point for line in lines.values() for point in line]
     last, top = max(x for x, _ in points), max(y for _, y in points)
     bottom = min(y for _, y in points)
     x = _scale(0, last or 1, 38, width - 8)
     y = _scale(bottom - (top - bottom) * 0.05, top or 1, height - 24, 8)
-    said = ", ".join(f"{method} ends at {line[-1][1]:.3f}" for method, line in lines.items())
-    chart = _Chart(height, f"Training loss on {task}", said, "loss", width)
+    said = ", ".join(f"{method} ends at {line[-1][1]:.4g}" for method, line in lines.items())
+    chart = _Chart(height, name, said, "loss", width)
     for value in _ticks(bottom, top, 3):
         chart.line(38, y(value), width - 8, y(value), "grid")
         chart.label(33, y(value) + 3.5, f"{value:.3g}", "tick end")

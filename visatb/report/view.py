@@ -38,6 +38,7 @@ def view(run: Run) -> dict[str, Any]:
         "weights": measured.weights(run),
         "results": outcome.results_table(run, comparison),
         "losses": outcome.loss_charts(run),
+        "curves": outcome.curves(run),
         "whatif": measured.whatif(run),
         "costs": costs(run),
         "settings": _settings(run),
