@@ -33,6 +33,7 @@ from llava.model.original import (
     with_tower_prefix,
 )
 from llava.model.original_parts import (
+    base_tokenizer_model,
     config_from_original,
     original_config,
     processor_from_original,
@@ -85,6 +86,8 @@ def to_original(source: Path, output: Path, vision_tower: str | None = None) -> 
     kind, vocab_size = projector_type_of(config), config.image_token_index
     tower = vision_tower or recorded_tower(config, source)
     processor = LlavaFamily().load_processor(source)
+    tokenizer_model = base_tokenizer_model(processor, source)
+    values = original_config(config, tower, bool(processor.image_processor.do_pad), source)
     reference = dict(_tower_tensors(tower, None))
     with whole_folder(output) as folder:
         writer, own_tower = ShardWriter(folder), {}
@@ -99,9 +102,9 @@ def to_original(source: Path, output: Path, vision_tower: str | None = None) -> 
         for name, tensor in own_tower.items() if inside else ():
             writer.add(to_original_name(name, kind), tensor)
         writer.finish()
-        values = original_config(config, tower, inside, bool(processor.image_processor.do_pad))
+        values["unfreeze_mm_vision_tower"] = inside
         (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-        write_base_tokenizer(processor, source, folder)
+        write_base_tokenizer(processor, tokenizer_model, folder)
 
 
 def _tower_tensors(tower: str, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:

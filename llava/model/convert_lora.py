@@ -19,6 +19,7 @@ from llava.model.families.llava import LlavaFamily
 from llava.model.lora import target_pattern
 from llava.model.original import read_config
 from llava.model.original_parts import (
+    base_tokenizer_model,
     config_from_original,
     original_config,
     processor_from_original,
@@ -84,12 +85,13 @@ def lora_to_original(source: Path, output: Path, vision_tower: str | None = None
             raise ValueError(f"{source}: {name} has no place in original LLaVA's layout")
     places = original_tensors(projector, projector_type_of(config))
     settings |= {"target_modules": sorted(leaves), "modules_to_save": None}
+    values = original_config(config, tower, bool(processor.image_processor.do_pad), source)
+    tokenizer_model = base_tokenizer_model(processor, source)
     with whole_folder(output) as folder:
         _write_adapter(folder, lora, settings)
         torch.save({f"{_PEFT}mm_projector.{place}": tensor for place, tensor in places.items()}, folder / NON_LORA)
-        values = original_config(config, tower, False, bool(processor.image_processor.do_pad))
         (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-        write_base_tokenizer(processor, source, folder)
+        write_base_tokenizer(processor, tokenizer_model, folder)
 
 
 def is_original_adapter(folder: Path) -> bool:

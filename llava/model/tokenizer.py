@@ -51,9 +51,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
         return tokenizer
     backend = tokenizer.backend_tokenizer
     _prefix_every_text(backend)
-    held = Path(folder) / SENTENCEPIECE_FILE
-    file = held if held.is_file() else getattr(tokenizer, "vocab_file", None)
-    if file is None or not Path(file).is_file():
+    file = sentencepiece_file(folder, tokenizer)
+    if file is None:
         if _merges_runs_of_spaces_first(backend):
             logger.warning(
                 "%s: its tokenizer.json joins spaces before words, which Llama's sentencepiece does last, and there is "
@@ -61,8 +60,24 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
                 folder,
             )
         return tokenizer
-    _agree(backend, _read(Path(file)), Path(folder))
+    _agree(backend, read_sentencepiece(file), Path(folder))
     return tokenizer
+
+
+def sentencepiece_file(folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase) -> Path | None:
+    """The ``tokenizer.model`` of a model folder, or the one that ``tokenizer`` was made from; None if there is none."""
+    for file in (Path(folder) / SENTENCEPIECE_FILE, getattr(tokenizer, "vocab_file", None)):
+        if file is not None and Path(file).name == SENTENCEPIECE_FILE and Path(file).is_file():
+            return Path(file)
+    return None
+
+
+def read_sentencepiece(file: Path) -> SentencePieceProcessor:
+    """The model in ``file``. Raises ValueError where it is not readable."""
+    try:
+        return SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{file}: sentencepiece cannot read it ({error}); copy it from the model again") from error
 
 
 def first_difference(
@@ -139,13 +154,6 @@ def _agree(backend: Tokenizer, reference: SentencePieceProcessor, folder: Path) 
             folder,
             *found[1:],
         )
-
-
-def _read(file: Path) -> SentencePieceProcessor:
-    try:
-        return SentencePieceProcessor(model_file=str(file))
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{file}: sentencepiece cannot read it ({error}); copy it from the model again") from error
 
 
 def _prefix_every_text(backend: Tokenizer) -> None:

@@ -1,6 +1,7 @@
 """Original LLaVA's layout to transformers' and back: bit-equal, sharded or not, safetensors or .bin."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -140,6 +141,121 @@ def test_trained_tower_goes_into_the_checkpoint(original_folder, tmp_path):
     assert json.loads((tmp_path / "back" / "config.json").read_text())["unfreeze_mm_vision_tower"] is True
     convert.from_original(tmp_path / "back", tmp_path / "again")
     same_bits(state, read(tmp_path / "again"))
+
+
+def with_text_settings(original_folder, folder, **values):
+    """A hub folder whose language model has other settings."""
+    convert.from_original(original_folder, folder)
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    config["text_config"] |= values
+    file.write_text(json.dumps(config))
+    return folder
+
+
+def test_configuration_as_llavas_own_transformers_reads_it(original_folder, parts, tmp_path):
+    """Key by key: what transformers 4.37's LlamaConfig and LLaVA-v1.5's code take, and nothing of a later form."""
+    convert.from_original(original_folder, tmp_path / "hub")
+    convert.to_original(tmp_path / "hub", tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text()) == {
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "hidden_size": 32,
+        "image_aspect_ratio": "pad",
+        "initializer_range": 0.2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 2048,
+        "mm_hidden_size": 24,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_use_im_patch_token": False,
+        "mm_use_im_start_end": False,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "mm_vision_tower": str(parts[1]),
+        "model_type": "llava_llama",
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 4,
+        "pad_token_id": 0,
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "tokenizer_model_max_length": 2048,
+        "torch_dtype": "float16",
+        "unfreeze_mm_vision_tower": False,
+        "use_cache": True,
+        "use_mm_proj": True,
+        "vocab_size": 32000,
+    }
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_tokenizer_as_llavas_own_transformers_reads_it(original_folder, tmp_path, legacy):
+    """The files that transformers 4.37's slow LlamaTokenizer reads, each setting by name."""
+    source = tmp_path / "source"
+    shutil.copytree(original_folder, source)
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps(settings | {"legacy": legacy}))
+    convert.from_original(source, tmp_path / "hub")
+    convert.to_original(tmp_path / "hub", tmp_path / "back")
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>", "unk_token": "<unk>"}
+    assert json.loads((tmp_path / "back" / "special_tokens_map.json").read_text()) == special
+    assert json.loads((tmp_path / "back" / "tokenizer_config.json").read_text()) == special | {
+        "tokenizer_class": "LlamaTokenizer",
+        "legacy": legacy,
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 2048,
+        "padding_side": "right",
+        "sp_model_kwargs": {},
+    }
+    names = sorted(file.name for file in (tmp_path / "back").glob("*token*"))
+    assert names == ["special_tokens_map.json", "tokenizer.model", "tokenizer_config.json"]
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic"])
+def test_rotary_scaling_survives_the_way_back(original_folder, tmp_path, kind):
+    rope = {"rope_type": kind, "factor": 2, "rope_theta": 5e5}
+    hub = with_text_settings(original_folder, tmp_path / "hub", rope_parameters=rope)
+    convert.to_original(hub, tmp_path / "back")
+    values = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert (values["rope_scaling"], values["rope_theta"]) == ({"type": kind, "factor": 2.0}, 5e5)
+    assert isinstance(values["rope_scaling"]["factor"], float)  # transformers 4.37 refuses an int
+    assert "rope_parameters" not in values
+    convert.from_original(tmp_path / "back", tmp_path / "again")
+    first, again = (family_of(folder).load_model(folder) for folder in (hub, tmp_path / "again"))
+    ids = torch.arange(3, 60)[None]
+    assert torch.equal(first(ids).logits, again(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}}, "linear or dynamic"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0.5, "rope_theta": 1e4}}, "by a factor above 1"),
+        ({"head_dim": 16}, "heads of another width"),
+        ({"mlp_bias": True}, "biases in the MLP"),
+    ],
+)
+def test_what_llavas_own_loader_cannot_read_is_refused(original_folder, tmp_path, values, message):
+    hub = with_text_settings(original_folder, tmp_path / "hub", **values)
+    with pytest.raises(ValueError, match=message):
+        convert.to_original(hub, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_way_back_without_tokenizer_model_is_refused(original_folder, tmp_path, capsys):
+    convert.from_original(original_folder, tmp_path / "hub")
+    (tmp_path / "hub" / "tokenizer.model").unlink()
+    assert run("--source", tmp_path / "hub", "--output", tmp_path / "back", "--to", "original") == 2
+    assert "has no tokenizer.model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp3x_gelu"])

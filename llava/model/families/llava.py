@@ -23,7 +23,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from llava.data.images import MAX_PIXELS
 from llava.model.family import Family, Processor, saved_template
 from llava.model.projector import projector_for, vision_of
-from llava.model.tokenizer import load_tokenizer
+from llava.model.tokenizer import SENTENCEPIECE_FILE, load_tokenizer, sentencepiece_file
 from transformers_patch.checkpoint import load_whole
 
 IMAGE_TOKEN = "<image>"
@@ -89,10 +89,10 @@ class LlavaSquareProcessor(Processor):
             num_additional_image_tokens=1,  # CLIP's class token
         ).save_pretrained(folder)
         self.image_processor.save_pretrained(folder)  # where older readers look for it
-        sentencepiece = getattr(self.tokenizer, "vocab_file", None)
-        target = Path(folder) / "tokenizer.model"
-        if sentencepiece and Path(sentencepiece).is_file() and not target.exists():
-            shutil.copyfile(sentencepiece, target)  # original LLaVA's code reads no other form
+        held = sentencepiece_file(folder, self.tokenizer)
+        target = Path(folder) / SENTENCEPIECE_FILE
+        if held is not None and held != target:
+            shutil.copyfile(held, target)  # original LLaVA's code reads no other form
 
 
 class LlavaFamily(Family):
