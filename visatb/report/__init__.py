@@ -17,3 +17,10 @@ def build(workdir: Path, samples_per_task: int = SAMPLES_PER_TASK, image_bytes: 
     from visatb.report.page import build_report  # matplotlib and Jinja only when a report is made
 
     return build_report(Path(workdir), samples_per_task, image_bytes)
+
+
+def compare(workdir: Path, other: Path) -> Path:
+    """Make a page that compares two work folders, in the first one's report folder; its path. Raises as `build`."""
+    from visatb.report.compare import build_comparison
+
+    return build_comparison(Path(workdir), Path(other))

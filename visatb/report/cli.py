@@ -1,4 +1,4 @@
-"""`visatb report WORKDIR`: (re)make an experiment's report from what its work folder holds."""
+"""`visatb report WORKDIR`: (re)make an experiment's report from its work folder; with another: compare the two."""
 
 from __future__ import annotations
 
@@ -8,13 +8,33 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from visatb.report import IMAGE_BYTES, SAMPLES_PER_TASK, build
+from visatb.report import IMAGE_BYTES, SAMPLES_PER_TASK, build, compare
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status (0, or 2 for bad input). The page's path goes to standard output."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
+    from visatb.report.load import ReportError
+
+    try:
+        if arguments.other is None:
+            path = build(arguments.workdir, arguments.samples, round(arguments.image_megabytes * 1e6))
+        else:
+            path = compare(arguments.workdir, arguments.other)
+    except ReportError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(prog="visatb report", description="Make the report of an experiment (again).")
     parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="work folder of `visatb run`")
+    parser.add_argument("other", type=Path, nargs="?", metavar="OTHER", help="another one, to compare it with")
     parser.add_argument(
         "--samples", type=_count, default=SAMPLES_PER_TASK, metavar="N",
         help=f"questions shown with their predictions, of each task and split (default: {SAMPLES_PER_TASK})",
@@ -23,18 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--image_megabytes", type=_megabytes, default=IMAGE_BYTES / 1e6, metavar="MB",
         help=f"most that all their images together may take (default: {IMAGE_BYTES / 1e6:g})",
     )  # fmt: skip
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
-    logging.getLogger("fontTools").setLevel(logging.WARNING)
-    from visatb.report.load import ReportError
-
-    try:
-        path = build(arguments.workdir, arguments.samples, round(arguments.image_megabytes * 1e6))
-    except ReportError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"{path}\n")
-    return 0
+    return parser
 
 
 def _count(text: str) -> int:

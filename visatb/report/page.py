@@ -9,7 +9,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from visatb.report.card import model_card
@@ -52,10 +52,7 @@ def build_report(workdir: Path, samples_per_task: int, image_bytes: int) -> Path
 def _render(shown: dict[str, object], **more: object) -> str:
     script = asset("weights.js") + asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = Environment(
-        loader=PackageLoader("visatb.report", "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("report.html").render(
+    return template("report.html").render(
         **shown,
         **more,
         css=Markup(asset("report.css")),
@@ -63,6 +60,12 @@ def _render(shown: dict[str, object], **more: object) -> str:
         script_hash=Markup(f"'sha256-{digest}'"),
         version=version(),
     )
+
+
+def template(name: str) -> Template:
+    """One of the pages' templates; what it is given is text, never markup."""
+    loader = PackageLoader("visatb.report", "assets")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True).get_template(name)
 
 
 def asset(name: str) -> str:
