@@ -74,6 +74,17 @@ class Conversation:
             pieces.extend(self._turn(position, message))
         return [piece for piece in pieces if piece.text]
 
+    def training_pieces(self) -> list[Piece]:
+        """What a finished conversation is trained on: `pieces`, unless LLaVA trains on another text than it asks with.
+
+        It does for SINGLE: one piece for the system text, one for each turn, and the mark that would open a next turn.
+        """
+        if self.sep_style is not SeparatorStyle.SINGLE:
+            return self.pieces()
+        begin = f"{self.sep} "
+        turns = [Piece(f"{begin}{role}: {text}\n", role == self.roles[1]) for role, text in self.messages]
+        return [Piece(f"{self.system}\n\n", False), *turns, Piece(begin, True)]
+
     def _opening(self) -> str:
         if self.sep_style in (SeparatorStyle.PLAIN, SeparatorStyle.LLAMA_2):
             return ""  # PLAIN has no system text; LLAMA_2 carries it inside the first turn

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # 2: sizes of images are those of the upright ones
+_FORMAT = 3  # 2: sizes of images are those of the upright ones; 3: v0 trains on LLaVA's text
 _HASH_BLOCK = 1 << 20
 _SHOWN_PROBLEMS = 20
 _PROBE_SIZES = ((28, 28), (336, 336), (480, 640), (640, 427), (1024, 1536), (100, 900))

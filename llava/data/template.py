@@ -58,6 +58,7 @@ class TemplateEncoder:
         self.image_text = processor.image_text
         self.image_ids = image_ids(processor)
         first = self.tokenizer("a").input_ids[0]
+        self.counts_turns = template != CHAT_TEMPLATE and conv_templates[template].sep_style is SeparatorStyle.SINGLE
         self.adds_bos = template != CHAT_TEMPLATE and first == self.tokenizer.bos_token_id
 
     def encode(self, samples: Sequence[Messages]) -> list[Encoded | BadSampleError]:
@@ -69,7 +70,11 @@ class TemplateEncoder:
             except BadSampleError as error:
                 chunked.append(error)
         tokenised = iter(self._tokenise([c for chunks in chunked if isinstance(chunks, list) for c in chunks]))
-        return [self._join(chunks, tokenised) if isinstance(chunks, list) else chunks for chunks in chunked]
+        encoded = [self._join(chunks, tokenised) if isinstance(chunks, list) else chunks for chunks in chunked]
+        if not self.counts_turns:
+            return encoded
+        pairs = zip(samples, encoded, strict=True)
+        return [one if isinstance(one, BadSampleError) else self._mask_by_count(turns, one) for turns, one in pairs]
 
     def encode_prompt(self, messages: Messages, verbatim: bool = False) -> NDArray[np.int32]:
         """Ids of the prompt up to where the answer begins; the last turn must be a human one.
@@ -101,7 +106,31 @@ class TemplateEncoder:
             conversation.append_message(conversation.roles[message["from"] == "gpt"], text)
         if messages[-1]["from"] == "human":
             conversation.append_message(conversation.roles[1], None)
-        return conversation.pieces()
+            return conversation.pieces()
+        return conversation.training_pieces()
+
+    def _mask_by_count(self, messages: Messages, encoded: Encoded) -> Encoded:
+        """The labels of LLaVA's v0: it counts the tokens of each turn, taken by itself with a start token.
+
+        Masked are the system text and of each human turn all but its first two tokens, the "###" that ends the answer
+        before it. With Llama's vocabulary "###" is one token where a turn begins a text and two inside one, so that the
+        start token evens it out. With another vocabulary LLaVA's mask shifts by a token a turn, and so does this one.
+        """
+        ids, labels, at = encoded.input_ids, encoded.input_ids.copy(), 0
+        for number, piece in enumerate(self._render(messages)[:-1]):
+            end = at + self._length_alone(piece.text)
+            if not piece.answer:
+                labels[at + (2 if number else 0) : end] = IGNORE_INDEX
+            at = end
+        labels[ids == self.image_token_id] = IGNORE_INDEX
+        labels[:1] = IGNORE_INDEX
+        return Encoded(ids, labels)
+
+    def _length_alone(self, text: str) -> int:
+        """Tokens of a text by itself, start token included."""
+        stretches = text.split(DEFAULT_IMAGE_TOKEN)
+        tokens = self.tokenizer(stretches, add_special_tokens=False, verbose=False).input_ids
+        return self.adds_bos + sum(map(len, tokens)) + (len(stretches) - 1) * len(self.image_ids)
 
     def _render_chat(self, messages: Messages) -> list[Piece]:
         turns = [

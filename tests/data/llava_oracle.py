@@ -110,3 +110,22 @@ def plain(answer: str, tokenizer: SlowLlamaTokenizer) -> tuple[list[int], list[i
     ids = ids_with_images("<image>" + answer + "\n", tokenizer)
     masked = len(ids_with_images("<image>", tokenizer))
     return ids, [IGNORE] * masked + ids[masked:]
+
+
+def v0(texts: list[str], tokenizer: SlowLlamaTokenizer, has_image: bool) -> tuple[list[int], list[int]]:
+    """Ids and labels of version v0: turns set off by "### ", lengths of the turns counted one by one."""
+    if has_image:
+        texts = [move_image_first(text) for text in texts]
+    header = SYSTEM.replace("user", "human") + "\n\n"
+    turns = [f"### {('Human', 'Assistant')[place % 2]}: {text}\n" for place, text in enumerate(texts)]
+    ids = ids_with_images(header + "".join(turns) + "### ", tokenizer)
+    lengths = [len(ids_with_images(text, tokenizer)) for text in (header, *turns)]
+    labels, begin = list(ids), lengths[0]
+    labels[:begin] = [IGNORE] * begin
+    for place, length in enumerate(lengths[1:]):
+        if place % 2 == 0:
+            masked = range(begin + 2, min(begin + length, len(ids)))
+            for position in masked:
+                labels[position] = IGNORE
+        begin += length
+    return ids, [IGNORE if label == IMAGE else label for label in labels]

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from llava.constants import IGNORE_INDEX
 from llava.conversation import CHAT_TEMPLATE, conv_templates
 from llava.data.errors import BadSampleError
 from llava.data.template import TemplateEncoder, encode, encode_prompt
-from tests.data import llava_oracle
+from tests.data import llava_oracle, world
 from tests.data.world import llava_processor, qwen_processor, record
 from tests.tiny import sentencepiece_file
 
@@ -100,6 +101,34 @@ def test_plain_equals_llava(answer, legacy):
     assert labels.tolist() == expected_labels
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize(("texts", "has_image"), CONVERSATIONS)
+def test_v0_trains_as_llava_does(texts, has_image, legacy):
+    processor = PROCESSORS[legacy]
+    ids, labels = encode(turns(*texts), "v0", processor)
+    expected_ids, expected_labels = llava_oracle.v0(texts, SLOW[legacy], has_image)
+    assert as_llava(ids, processor) == expected_ids
+    assert labels.tolist() == expected_labels
+
+
+def test_v0_targets_where_the_counts_come_out(tmp_path, monkeypatch):
+    """With a vocabulary that has no "###" inside a text, as Llama's: answers, and the "###" before human turns."""
+    model = ModelProto.FromString(sentencepiece_file().read_bytes())
+    for piece in model.pieces:
+        if "###" in piece.piece and piece.piece != "▁###":
+            piece.piece = f"\ue000{piece.piece}"
+    (tmp_path / "as_llama.model").write_bytes(model.SerializeToString())
+    monkeypatch.setattr(world, "sentencepiece_file", lambda: tmp_path / "as_llama.model")
+    processor = llava_processor(tmp_path / "tokenizer")
+    ids, labels = encode(turns("<image>\nHi", "Yes.", "Sure?", "No."), "v0", processor)
+    decode = processor.tokenizer.decode
+    asked, asked_on = "### Human: <image> \nHi\n### Assistant: Yes.\n", "### Human: Sure?\n### Assistant: No.\n"
+    assert decode(ids) == f"<s> {SYSTEMS['human']}\n\n{asked}{asked_on}### "
+    runs = np.split(np.arange(len(ids)), np.flatnonzero(np.diff(labels != IGNORE_INDEX)) + 1)
+    targets = [decode(ids[run]) for run in runs if labels[run[0]] != IGNORE_INDEX]
+    assert targets == ["###", "### Assistant: Yes.\n###", "### Assistant: No.\n### "]
+
+
 def answers(messages, template, processor):
     """The target text, one string per run of targets."""
     ids, labels = encode(messages, template, processor)
@@ -110,7 +139,6 @@ def answers(messages, template, processor):
 
 
 ENDS = {
-    "v0": "###",
     "v1": "</s>",
     "vicuna_v1": "</s>",
     "llava_v1": "</s>",
@@ -173,7 +201,7 @@ def test_prompt_strings(template):
     assert conv_templates[template].messages == []
 
 
-MULTI_TURN = sorted(set(conv_templates) - {"plain"})
+MULTI_TURN = sorted(set(conv_templates) - {"plain", "v0"})  # LLaVA trains v0 on another text than it asks with
 
 
 @pytest.mark.parametrize(
