@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,22 @@ def test_arguments_without_effect_leave_every_key(tmp_path):
     path = experiment_file(tmp_path)
     before = steps_of(path)
     assert before == after(path, put("training", value={"per_device_train_batch_size": 2, "logging_steps": 5}))
+
+
+def test_a_changed_model_is_another_model(tmp_path):
+    """By content for files of a model that are small, by size and time for large ones; the same bytes are the same."""
+    path = experiment_file(tmp_path)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"layers": 2}')
+    (model / "model.safetensors").touch()
+    os.truncate(model / "model.safetensors", 1 << 27)  # a hole, which takes no space
+    before = after(path, put("model", "path", value=str(model)))
+
+    os.utime(model / "config.json", (1, 1))
+    assert steps_of(path) == before
+    (model / "config.json").write_text('{"layers": 3}')
+    smaller = steps_of(path)
+    assert smaller["mini train"] != before["mini train"]
+    os.utime(model / "model.safetensors", (1, 1))
+    assert steps_of(path)["mini train"] != smaller["mini train"]
