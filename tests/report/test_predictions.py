@@ -124,3 +124,57 @@ def test_a_broken_answer_file_is_noted(tmp_path: Path) -> None:
     found = answers(tmp_path, [{"id": "1"}])
     assert found["data"]["pages"] == []
     assert "vqa_test-2_EW.json" in found["notes"][0]
+
+
+def first_pixels(found: dict[str, Any]) -> list[list[int] | None]:
+    """Size of each question's first thumbnail, None where it has none."""
+    page, shown = found["data"]["pages"][0], []
+    for question in page["questions"]:
+        if not question["images"]:
+            shown.append(None)
+            continue
+        content = base64.b64decode(found["data"]["images"][question["images"][0]].partition(",")[2])
+        with Image.open(io.BytesIO(content)) as image:
+            shown.append(list(image.size))
+    return shown
+
+
+def test_thumbnails_stay_inside_the_image_folder(tmp_path: Path) -> None:
+    """By path, by absolute path or by link: what lies outside is not shown."""
+    work, images = tmp_path / "work", tmp_path / "work" / "images"
+    images.mkdir(parents=True)
+    Image.new("RGB", (40, 30)).save(images / "in.png")
+    Image.new("RGB", (40, 30)).save(tmp_path / "out.png")
+    (images / "link.png").symlink_to(tmp_path / "out.png")
+    (images / "inner.png").symlink_to(images / "in.png")
+    (images / "up").symlink_to(tmp_path)
+    Image.new("RGB", (40, 30)).save(work / "beside.png")
+    outside = [
+        "../../out.png",
+        str(tmp_path / "out.png"),
+        "link.png",
+        "up/out.png",
+        "../beside.png",
+        "beside.png",
+        "a\0b",
+    ]
+    names = ["in.png", "inner.png", *outside]
+    (work / "experiment.yaml").write_text("image_folder: images\n")
+    path = work / "answers" / "test" / "EW" / "vqa_test-9_EW.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps([record(id=str(number), image=name) for number, name in enumerate(names)]))
+    data, notes = collect(load(work), 20, 1_000_000)
+    assert first_pixels({"data": data}) == [[40, 30], [40, 30]] + [None] * len(outside)
+    assert notes == [f"{len(outside)} images of the predictions were not found or could not be read"]
+
+
+def test_thumbnails_are_upright_and_scaled(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "phone.jpg", exif=exif)
+    Image.new("I;16", (30, 30), 256 * 100).save(tmp_path / "deep.png")
+    found = answers(tmp_path, [record(image="phone.jpg"), record(id="2", image="deep.png")])
+    assert first_pixels(found) == [[20, 40], [30, 30]]
+    deep = base64.b64decode(found["data"]["images"][1].partition(",")[2])
+    with Image.open(io.BytesIO(deep)) as image:
+        assert image.convert("RGB").getpixel((5, 5)) == (100, 100, 100)

@@ -14,6 +14,8 @@ from typing import Any
 from PIL import Image
 
 from eval.core import EvaluationError, Sample, identify, read_answers
+from llava.data.errors import BadSampleError
+from llava.data.images import ImageFolder
 from visatb.report.load import FRACTIONS, METRICS, Run, is_proxy
 
 logger = logging.getLogger(__name__)
@@ -119,7 +121,8 @@ def _image_folders(run: Run) -> list[Path]:
     given = [run.experiment.get("image_folder"), run.experiment.get("images")]
     given += [card.get("arguments", {}).get("image_folder") for card in run.cards.values()]
     folders = [Path(name) for name in dict.fromkeys(name for name in given if isinstance(name, str))]
-    return [path if path.is_absolute() else run.folder / path for path in folders] + folders + [run.folder]
+    known = [path if path.is_absolute() else run.folder / path for path in folders] + folders
+    return known or [run.folder]
 
 
 def _thumbnails(
@@ -133,7 +136,7 @@ def _thumbnails(
         share = left // (len(names) - place)
         try:
             content = _thumbnail(name, folders, share)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (BadSampleError, OSError) as error:
             logger.warning("image %s cannot be shown: %s", name, error)
             missing += 1
             continue
@@ -144,13 +147,20 @@ def _thumbnails(
     return found, missing
 
 
+def _open(name: str, folders: Sequence[Path]) -> Image.Image:
+    """The image as the model saw it, from the first folder that it lies in, links followed; BadSampleError if none."""
+    failed: BadSampleError | None = None
+    for folder in folders:
+        try:
+            return ImageFolder(folder).open(name)
+        except BadSampleError as error:
+            failed = error if failed is None or failed.reason == "missing_image" else failed
+    raise failed or BadSampleError("missing_image", "no image folder is known")
+
+
 def _thumbnail(name: str, folders: Sequence[Path], most: int) -> bytes | None:
     """The largest WebP of an image within `most` bytes, None if not even the smallest fits."""
-    path = next((folder / name for folder in folders if (folder / name).is_file()), None)
-    if path is None:
-        raise OSError("no such file in " + ", ".join(map(str, folders)))
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
+    image = _open(name, folders)
     for side in SIDES:
         small = image.copy()
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
