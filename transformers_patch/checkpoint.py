@@ -1,33 +1,186 @@
-"""Finding and loading checkpoints that are whole."""
+"""Checkpoints that are whole: marked with what they hold, checked before use, loaded to the last weight.
+
+A checkpoint's file `complete` is written last, after everything else has reached the disk. It lists the files and their
+sizes, so that one that is lost or cut off later is noticed. Checkpoints of earlier versions have it empty; of those it
+is known what has to be there.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
 COMPLETE = "complete"
-"""Empty file written into a checkpoint folder after everything else, when every rank has finished."""
+"""Written into a checkpoint folder after everything else, when every rank has finished: {"files": {name: bytes}}."""
+WEIGHTER_FILE = "weighter.json"
+DAMAGED = "damaged-"
+"""What the name of a checkpoint folder that is put aside begins with."""
+ADVICE = "The training has diverged and is stopped; mostly the learning rate (--learning_rate) is too high."
+_ALWAYS = ("trainer_state.json", WEIGHTER_FILE)
+_MODEL = ("config.json", "adapter_config.json")
+
+
+class DivergedError(RuntimeError):
+    """A loss, a gradient or the weights are no longer finite; training on would be for nothing."""
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """Return the newest `checkpoint-STEP` folder of `output_dir` that was written to its end, or None."""
+    """Return the newest `checkpoint-STEP` folder of `output_dir` that is whole and can be gone on from, or None.
+
+    One that was written to its end but is not whole any more is renamed to `damaged-checkpoint-STEP`, with a line in
+    the log. To be called on one rank.
+    """
     steps = {}
     for folder in Path(output_dir).glob("checkpoint-*"):
-        match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-        if match and (folder / COMPLETE).is_file():
-            steps[int(match[1])] = str(folder)
-        elif match:
+        if match := re.fullmatch(r"checkpoint-(\d+)", folder.name):
+            steps[int(match[1])] = folder
+    for step in sorted(steps, reverse=True):
+        folder = steps[step]
+        if not (folder / COMPLETE).is_file():
             logger.warning("%s was not written to its end and is not used", folder)
-    return steps[max(steps)] if steps else None
+        elif fault := find_damage(folder):
+            logger.warning("%s is damaged (%s): put aside as %s", folder, fault, _put_aside(folder).name)
+        elif not _has_optimizer(folder):
+            logger.warning("%s holds no state of the optimizer (--save_only_model) and is not used", folder)
+        else:
+            return str(folder)
+    return None
+
+
+def mark_complete(folder: Path) -> None:
+    """Bring all files of `folder` to the disk, then write its `complete`."""
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
+    sync_tree(folder)
+    write_synced(folder / COMPLETE, json.dumps({"files": dict(sorted(files.items()))}, indent=1) + "\n")
+
+
+def find_damage(folder: Path) -> str | None:
+    """Return what is wrong with a folder that has been marked complete, None if it is whole.
+
+    Sizes of all files, and whether each can be opened: JSON, headers of weights, directories of zip archives (what
+    torch writes). Bytes that changed within a file of the right size are not looked for.
+    """
+    try:
+        marker = (folder / COMPLETE).read_text(encoding="utf-8")
+        sizes = json.loads(marker)["files"] if marker.strip() else _expected_of_old(folder)
+        for name, size in sizes.items():
+            file = folder / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if size is not None and file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes, not {size}"
+            if not _opens(file):
+                return f"{name} cannot be read"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{COMPLETE} cannot be read"
+    return None
+
+
+def nonfinite_weights(folder: str | Path) -> list[str]:
+    """Return the names of the tensors in `folder`'s .safetensors files that hold NaN or an infinity."""
+    names = []
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (no dictionary)
+                tensor = weights.get_tensor(name)
+                if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                    names.append(name)
+    return names
+
+
+def describe_nonfinite(folder: str | Path, step: int) -> str | None:
+    """Return what is to be said where the weights of `step` saved in `folder` are not finite, None where all are."""
+    names = nonfinite_weights(folder)
+    some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"step {step}: {len(names)} saved tensors hold NaN or infinities ({some}). {ADVICE}" if names else None
+
+
+def write_synced(file: Path, text: str) -> None:
+    """Write a text file whole or not at all, through to the disk."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)
+    sync(file.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring a folder with all that lies below it to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and path.name not in (COMPLETE, f".{COMPLETE}.tmp"))
+
+
+def _expected_of_old(folder: Path) -> dict[str, int | None]:
+    """What a checkpoint with an empty `complete` must hold, sizes unknown."""
+    held = {path.relative_to(folder).as_posix() for path in _files(folder)}
+    model = [name for name in _MODEL if name in held] or _MODEL[:1]
+    if _has_partitions(folder):
+        return dict.fromkeys([*_ALWAYS, *model, *sorted(held)])
+    states = ["optimizer.pt", "scheduler.pt"]
+    weights = [name for name in held if re.search(r"model.*\.(safetensors|bin)$", name)] or ["model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weights += sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    return dict.fromkeys([*_ALWAYS, *model, *states, *weights, *sorted(held)])
+
+
+def _has_optimizer(folder: Path) -> bool:
+    return _has_partitions(folder) or all((folder / name).is_file() for name in ("optimizer.pt", "scheduler.pt"))
+
+
+def _has_partitions(folder: Path) -> bool:
+    """Whether DeepSpeed (`global_step*`) or FSDP (`optimizer*/`) has left the optimizer's state in folders."""
+    return any(path.is_dir() for pattern in ("global_step*", "optimizer*") for path in folder.glob(pattern))
+
+
+def _opens(file: Path) -> bool:
+    try:
+        if file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+        elif file.suffix == ".safetensors":
+            with safe_open(file, framework="pt"):  # checks the header against the file's size
+                pass
+        elif file.suffix in (".pt", ".pth"):
+            return zipfile.is_zipfile(file)
+    except (ValueError, OSError, SafetensorError):
+        return False
+    return True
+
+
+def _put_aside(folder: Path) -> Path:
+    target, number = folder.with_name(DAMAGED + folder.name), 2
+    while target.exists():
+        target, number = folder.with_name(f"{DAMAGED}{folder.name}-{number}"), number + 1
+    folder.rename(target)
+    return target
 
 
 def load_whole(model_class: type[PreTrainedModel], folder: str | os.PathLike[str], **options: Any) -> PreTrainedModel:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +26,15 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from transformers_patch.arguments import VitwTrainingArguments
-from transformers_patch.checkpoint import COMPLETE, load_full_model
+from transformers_patch.checkpoint import (
+    ADVICE,
+    COMPLETE,
+    WEIGHTER_FILE,
+    DivergedError,
+    describe_nonfinite,
+    load_full_model,
+    mark_complete,
+)
 from transformers_patch.forward import TokenLosses, patch_forward
 from transformers_patch.loss import target_tasks, task_loss_sums, token_counts
 from transformers_patch.preempt import Preemption, shield_worker
@@ -33,8 +42,6 @@ from transformers_patch.sampler import EpochBatchSampler, EpochOrder, PaddedData
 from transformers_patch.weighter import Weighter
 
 logger = logging.getLogger(__name__)
-
-WEIGHTER_FILE = "weighter.json"
 
 
 class VitwTrainer(Trainer):
@@ -89,6 +96,7 @@ class VitwTrainer(Trainer):
         self._step_weights = np.ones(weighter.num_tasks)
         self._micro_batches_left = 0
         self._step_losses = self._zeros(len(task_names))
+        self._step_faults = self._zeros(len(task_names))  # tokens whose loss is not finite
         self._step_counts = np.zeros(len(task_names), dtype=np.int64)
         self._log_losses = self._zeros(len(task_names))
         self._log_counts = np.zeros(len(task_names), dtype=np.int64)
@@ -185,6 +193,7 @@ class VitwTrainer(Trainer):
         losses = outputs.token_losses
         assert losses is not None
         self._step_losses += self._per_task(losses.detach(), tasks)
+        self._step_faults += self._per_task(~losses.detach().isfinite(), tasks)
         if self.args.loss_norm == "micro_batch":
             counts = torch.bincount(tasks, minlength=len(self.task_names)).cpu().numpy()
             weights, divisor = self._weigh(counts)
@@ -209,10 +218,36 @@ class VitwTrainer(Trainer):
     def _finish_step(self) -> None:
         self._log_losses += self._step_losses
         self._log_counts += self._step_counts
+        step = torch.stack([self._step_losses, self._step_faults])
+        sums, faults = self.accelerator.reduce(step, reduction="sum").cpu().double().numpy()
+        if bad := [name for name, fault in zip(self.task_names, faults, strict=True) if fault]:
+            raise self._diverged(f"the loss of {', '.join(bad)} is not finite")
         if self.weighter.observes:
-            sums = self.accelerator.reduce(self._step_losses, reduction="sum").cpu().double().numpy()
             self.weighter.observe(self.state.global_step, self._by_unit(sums), self._by_unit(self._step_counts))
         self._step_losses.zero_()
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm of the step's gradient, before the optimizer's step (DeepSpeed: after); it is the same on all ranks.
+
+        Raises:
+            DivergedError: it is not finite. Under fp16 that is expected while the loss scale is being found: the step
+                is left out by whoever scales, and only a scale below 1 is too small to be the reason.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        # DeepSpeed gives None for a norm that it was told not to compute, and may give -1 for one that is not finite.
+        if norm is not None and not 0 <= float(norm) < math.inf and not self._scaling():
+            tasks = [name for name, count in zip(self.task_names, self._step_counts, strict=True) if count]
+            raise self._diverged(f"the norm of the gradient is not finite (tasks of the step: {', '.join(tasks)})")
+        return norm
+
+    def _scaling(self) -> bool:
+        if not self.args.fp16:
+            return False
+        scaler = getattr(self.accelerator, "scaler", None)
+        return scaler is None or scaler.get_scale() >= 1
+
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(f"step {self.state.global_step + 1}: {what}. {ADVICE}")
 
     def _per_task(self, losses: Tensor, tasks: Tensor) -> Tensor:
         """[n] detached token losses and tasks int64[n] → Σ CE per task [T]."""
@@ -276,17 +311,26 @@ class VitwTrainer(Trainer):
     # ---- checkpoints
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save a checkpoint that is marked complete when all of it is written, and only then let older ones go."""
+        """Save a checkpoint that is marked complete when all of it is on the disk, and only then let older ones go.
+
+        Raises:
+            DivergedError: on all ranks, where the weights to be saved are not finite.
+        """
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            _make_room(folder)
+        self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
-        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         self.accelerator.wait_for_everyone()
+        fault = describe_nonfinite(folder, self.state.global_step) if self.args.should_save else None
+        self._raise_together(fault)
         if self.args.should_save:
             (folder / WEIGHTER_FILE).write_text(json.dumps(self.weighter.state_dict()))
-            (folder / COMPLETE).touch()
+            mark_complete(folder)
             rotate_checkpoints(
                 output_dir=str(folder.parent),
                 save_total_limit=limit,
@@ -294,6 +338,12 @@ class VitwTrainer(Trainer):
                 use_mtime=True,
             )
         self.accelerator.wait_for_everyone()
+
+    def _raise_together(self, fault: str | None) -> None:
+        """Raise DivergedError on every rank where any has a `fault`."""
+        flag = torch.tensor([float(fault is not None)], device=self.args.device)
+        if self.accelerator.reduce(flag, reduction="sum").item():
+            raise DivergedError(fault or "the weights are not finite: see rank 0")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load the weights of a checkpoint whole, or fail.
@@ -311,3 +361,11 @@ class VitwTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.weighter.load_state_dict(json.loads((Path(checkpoint) / WEIGHTER_FILE).read_text()))
+
+
+def _make_room(folder: Path) -> None:
+    """Remove what is left of a checkpoint that was cut off, whose files must not be taken for those of the new one."""
+    if (folder / COMPLETE).is_file():
+        (folder / COMPLETE).unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)

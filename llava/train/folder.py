@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llava.train.arguments import UsageError
+from transformers_patch.checkpoint import DAMAGED, sync, sync_tree, write_synced
 
 SETTINGS = "run_settings.json"
 CARD = "run_card.json"
@@ -81,14 +82,18 @@ def begin(folder: Path, settings: Mapping[str, Any], state: State) -> None:
 def publish(folder: Path, last: str = "config.json") -> None:
     """Move the files of `saving_folder(folder)` into `folder`, file `last` after the others."""
     saving = saving_folder(folder)
+    sync_tree(saving)
     for file in sorted(saving.iterdir(), key=lambda file: file.name == last):
         target = folder / file.name
+        if file.name == last:
+            sync(folder)  # the others' names come first to the disk too
         if file.is_file():
             file.chmod(0o644)  # safetensors writes 0600, which would keep colleagues from loading the model
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(file, target)
     saving.rmdir()
+    sync(folder)
 
 
 def saving_folder(folder: Path) -> Path:
@@ -109,9 +114,7 @@ def read_json(file: Path) -> Any:
 def write_json(file: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    write_synced(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _foreign(folder: Path) -> list[str]:
@@ -123,7 +126,12 @@ def _clear(folder: Path) -> None:
     """Remove what a run of ours leaves: marks, checkpoints and weights. Other files stay."""
     for name in (CARD, SETTINGS, PREEMPTED, "config.json", "trainer_state.json", "skipped_records.jsonl"):
         (folder / name).unlink(missing_ok=True)
-    for path in [*folder.glob("checkpoint-*"), folder / BASE_MODEL, folder / _SAVING]:
+    for path in [
+        *folder.glob("checkpoint-*"),
+        *folder.glob(f"{DAMAGED}checkpoint-*"),
+        folder / BASE_MODEL,
+        folder / _SAVING,
+    ]:
         if path.is_dir():
             shutil.rmtree(path)
     for pattern in _WEIGHTS:

@@ -48,12 +48,14 @@ from llava.train.model import (
 from llava.train.run_card import all_arguments, describe_files, global_batch_size, run_card, run_settings
 from llava.train.tasks import THE_ONE_TASK, TaskTable, read_mapping, resolve_tasks
 from llava.train.trainer import LlavaTrainer
-from transformers_patch.checkpoint import last_complete_checkpoint
+from transformers_patch.checkpoint import DivergedError, describe_nonfinite, last_complete_checkpoint
 from transformers_patch.preempt import EXIT_CODE
 
 logger = logging.getLogger("llava.train")
 
 SKIPPED = "skipped_records.jsonl"
+DIVERGED = 3
+"""Exit code of a training whose loss, gradient or weights are not finite."""
 
 
 class StoppedError(Exception):
@@ -61,7 +63,7 @@ class StoppedError(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train; return the exit code: 0 done (or done before), 2 bad input, 143 stopped by SIGTERM."""
+    """Train; return the exit code: 0 done (or done before), 2 bad input, 3 diverged, 143 stopped by SIGTERM."""
     signal.signal(signal.SIGTERM, _stop)
     _set_up_logging()
     try:
@@ -75,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedError:
         logger.warning("stopped by SIGTERM; the same command goes on from the last checkpoint")
         return EXIT_CODE
+    except DivergedError as error:
+        if is_main():
+            sys.stderr.write(f"error: {error}\n")
+        return DIVERGED
     return 0
 
 
@@ -98,6 +104,7 @@ def run(model: ModelArguments, data: DataArguments, training: TrainingArguments)
     Raises:
         UsageError, DataError: what was asked for cannot be done; raised before the model is loaded.
         StoppedError: on SIGTERM.
+        DivergedError: the loss, its gradient or the weights are not finite; no finished model is left.
     """
     tasks = resolve_tasks(data, training)
     folder = Path(training.output_dir or "")
@@ -117,7 +124,7 @@ def run(model: ModelArguments, data: DataArguments, training: TrainingArguments)
     try:
         trainer = make_trainer(model, data, training, source, tasks, train_set, eval_set)
         trainer.preemption.install()
-        result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
+        result = trainer.train(resume_from_checkpoint=run_on_main(lambda: last_complete_checkpoint(folder)))
         if trainer.state.global_step < trainer.state.max_steps:
             raise StoppedError
         save(trainer, source, model)
@@ -242,6 +249,10 @@ def save(trainer: LlavaTrainer, source: Source, model: ModelArguments) -> None:
     net = trainer.accelerator.unwrap_model(trainer.model)
     net.config.get_text_config().use_cache = True
     trainer.save_model(str(saving))
+    fault = run_on_main(lambda: describe_nonfinite(saving, trainer.state.global_step))
+    if fault:
+        run_on_main(lambda: shutil.rmtree(saving, ignore_errors=True))
+        raise DivergedError(fault)
     trainer.save_state()
     if is_main():
         if model.lora_enable:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import signal
 
 import pytest
@@ -164,6 +165,25 @@ def test_stopped_and_gone_on_equals_straight(train, tmp_path, monkeypatch, lora)
     logs = [read_json(tmp_path / run / "trainer_state.json")["log_history"][5] for run in ("straight", "stopped")]
     assert any(value != 1 for key, value in logs[0].items() if key.startswith("task_weight"))
     assert logs[0] == logs[1]
+
+
+def test_a_diverged_training_is_no_finished_model(train, tmp_path, capsys):
+    assert train(learning_rate=1e3, max_steps=12) == 3
+    assert re.search(r"error: step \d+: the (loss|norm of the gradient) .*not finite", capsys.readouterr().err)
+    assert not {path.name for path in (tmp_path / "out").iterdir()} & {"run_card.json", "config.json"}
+
+
+def test_weights_that_the_last_update_spoiled_are_no_finished_model(train, tmp_path, monkeypatch, capsys):
+    finish = LlavaTrainer._finalize_training
+
+    def spoil(self, *args):
+        next(self.model.lm_head.parameters()).data[0, 0] = float("nan")
+        return finish(self, *args)
+
+    monkeypatch.setattr(LlavaTrainer, "_finalize_training", spoil)
+    assert train(save_strategy="no") == 3
+    assert "step 2: 1 saved tensors hold NaN or infinities (" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["run_settings.json"]
 
 
 def test_a_finished_run_is_left_and_another_refused(train, tmp_path, caplog, capsys):

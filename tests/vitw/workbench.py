@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import (
@@ -26,7 +27,7 @@ from transformers import (
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from transformers_patch.arguments import VitwTrainingArguments
-from transformers_patch.checkpoint import last_complete_checkpoint
+from transformers_patch.checkpoint import DivergedError, last_complete_checkpoint
 from transformers_patch.trainer import VitwTrainer
 
 TASKS = ["caption", "region", "vqa", "chart", "chat"]
@@ -50,11 +51,16 @@ def tiny_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> LlavaForCon
 
 
 class Samples(torch.utils.data.Dataset):
-    """`num_samples` records; task k has answers of ANSWER_LENGTHS[k] tokens, the last task no image."""
+    """`num_samples` records; task k has answers of ANSWER_LENGTHS[k] tokens, the last task no image; the image
+    of sample `poison` is NaN."""
 
-    def __init__(self, num_samples: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> None:
+    def __init__(
+        self, num_samples: int, dtype: torch.dtype = torch.float64, seed: int = 1, poison: int | None = None
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.samples = [self._sample(rng, dtype) for _ in range(num_samples)]
+        if poison is not None:
+            self.samples[poison]["pixel_values"] *= float("nan")
 
     @staticmethod
     def _sample(rng: np.random.Generator, dtype: torch.dtype) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def trainer(output_dir: str | Path, method: str = "EW", **options: Any) -> VitwT
     global DTYPE
     DTYPE = torch.float32 if options.pop("float32", False) else torch.float64
     num_samples, use_lora = options.pop("samples", 128), options.pop("lora", False)
-    units = options.pop("task_units", None)
+    units, poison = options.pop("task_units", None), options.pop("poison", None)
     arguments: dict[str, Any] = {
         "output_dir": str(output_dir),
         "weight_method": method,
@@ -141,7 +147,7 @@ def trainer(output_dir: str | Path, method: str = "EW", **options: Any) -> VitwT
         task_names=TASKS,
         weighter=args.make_weighter(num_units, weights),
         task_units=units,
-        train_dataset=Samples(num_samples, DTYPE),
+        train_dataset=Samples(num_samples, DTYPE, poison=poison),
         eval_dataset=Samples(13, DTYPE, seed=2),
         data_collator=collate,
     )
@@ -175,10 +181,18 @@ def run(
 
 
 def worker(jobs_file: str) -> None:
-    """Run each job {"output_dir", "method", …}; rank 0 leaves parameters and the log in its folder."""
+    """Run each job {"output_dir", "method", …}; rank 0 leaves parameters and the log in its folder.
+
+    Of a job that diverges every rank leaves the message.
+    """
     for job in json.loads(Path(jobs_file).read_text()):
         folder = Path(job["output_dir"])
-        engine = run(**job)
+        try:
+            engine = run(**job)
+        except DivergedError as error:
+            (folder / f"diverged-{dist.get_rank()}.txt").write_text(str(error))
+            unset_hf_deepspeed_config()
+            continue
         if engine.is_deepspeed_enabled:
             state = engine.accelerator.get_state_dict(engine.model_wrapped)
         else:
