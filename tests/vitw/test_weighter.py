@@ -80,6 +80,14 @@ def test_igb_by_hand():
     assert weighter.task_weights(5, COUNTS) == pytest.approx(3 * gaps / gaps.sum())
 
 
+def test_igb_weighs_nothing_before_its_base_is_whole():
+    weighter = ImprovableGapBalancing(2, window=3)
+    for step, loss in enumerate([9.0, 9.0, 9.0, 4.0, 2.0]):
+        weighter.observe(step, np.array([loss, 1.0]), np.array([1, 1]))
+    assert weighter.task_weights(5, COUNTS[:2]).tolist() == [1, 1]  # 2 / mean(4, 2) would not be 1
+    assert weighter.task_weights(6, COUNTS[:2])[0] < 1
+
+
 @pytest.mark.parametrize("method", ["DWA", "IGB"])
 def test_state_survives_json(method):
     rng = np.random.default_rng(0)
