@@ -73,14 +73,24 @@ def write_records(path: Path, records: Iterator[dict[str, Any]]) -> int:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     written = 0
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with os.fdopen(handle, "wb") as stream:
             for record in records:
-                stream.write("[\n" if not written else ",\n")
-                stream.write(json.dumps(record, ensure_ascii=False))
+                stream.write(b",\n" if written else b"[\n")
+                stream.write(_as_utf8(record))
                 written += 1
-            stream.write("\n]\n" if written else "[]\n")
+            stream.write(b"\n]\n" if written else b"[]\n")
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
     return written
+
+
+def _as_utf8(record: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"record {record.get('id')!r} of task {record.get('task')}: holds half of a surrogate pair, no text; "
+            "remove it, or the record"
+        ) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
@@ -18,6 +19,9 @@ from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.data.errors import BadSampleError, DataError
 
 _BUFFER = 1 << 20
+_DEEPEST = 200
+# So many openings in a row, of arrays or of objects by their first name; half of them, as a block may end within.
+_OPENINGS = re.compile(rb'(?:[\[{]\s*(?:"[^"\\]{0,99}"\s*:\s*)?){%d}' % (_DEEPEST // 2))
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -69,7 +73,7 @@ def _first_byte(file: BinaryIO) -> bytes:
 def _read_array(path: str | os.PathLike[str], file: BinaryIO) -> Iterator[RawRecord]:
     position = -1
     try:
-        for position, content in enumerate(ijson.items(file, "item", use_float=True, buf_size=_BUFFER)):
+        for position, content in enumerate(ijson.items(_Shallow(path, file), "item", use_float=True, buf_size=_BUFFER)):
             yield RawRecord(position, content, file.tell())
     except (ijson.JSONError, UnicodeDecodeError) as error:
         cut = isinstance(error, ijson.IncompleteJSONError) and file.read(1) == b""
@@ -80,6 +84,37 @@ def _read_array(path: str | os.PathLike[str], file: BinaryIO) -> Iterator[RawRec
         ) from error
 
 
+class _Shallow:
+    """A file to be parsed, unless it nests values without end: the parser takes memory by the square of the depth.
+
+    A long row of opening brackets may stand in a text, too. Only where there is one the depth is looked at.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], file: BinaryIO) -> None:
+        self.path = path
+        self.file = file
+        self.checked = False
+
+    def read(self, size: int = -1) -> bytes:
+        """As the file's; DataError where it is nested too deeply."""
+        block = self.file.read(size)
+        if not self.checked and _OPENINGS.search(block):
+            self._check()
+            self.checked = True
+        return block
+
+    def _check(self) -> None:
+        depth = 0
+        with open(self.path, "rb") as file:
+            _first_byte(file)
+            for event, _ in ijson.basic_parse(file, use_float=True, buf_size=_BUFFER):
+                depth += event.startswith("start") - event.startswith("end")
+                if depth > _DEEPEST:
+                    raise DataError(
+                        f"{self.path} nests values more than {_DEEPEST} levels deep: no record is like that"
+                    )
+
+
 def _read_lines(path: str | os.PathLike[str], file: BinaryIO) -> Iterator[RawRecord]:
     position = 0
     for number, line in enumerate(file, start=1):
@@ -87,6 +122,8 @@ def _read_lines(path: str | os.PathLike[str], file: BinaryIO) -> Iterator[RawRec
             continue
         try:
             content = json.loads(line)
+        except RecursionError as error:
+            raise DataError(f"{path}, line {number}: nests values without end: no record is like that") from error
         except ValueError as error:
             raise DataError(
                 f"{path}, line {number}: not a whole JSON record ({_one_line(error)}); "

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from llava.data.errors import DataError
 from tests.workflow.world import write_experiment
 from visatb.experiment import load_experiment
+from visatb.records import write_records
 from visatb.schema import round_to_count
 from visatb.yaml_lines import ExperimentError
 
@@ -182,3 +184,9 @@ def test_rates_may_be_fractions(tmp_path):
 @pytest.mark.parametrize(("rate", "total", "count"), [(1 / 32, 64, 2), (1 / 32, 10, 1), (0.25, 6, 2), (1, 7, 7)])
 def test_subset_sizes(rate, total, count):
     assert round_to_count(rate, total) == count
+
+
+def test_half_a_surrogate_pair_is_named_with_its_record(tmp_path):
+    with pytest.raises(DataError, match=r"record 'x' of task a: holds half of a surrogate pair"):
+        write_records(tmp_path / "a.json", iter([{"id": "x", "task": "a", "text": "\ud800"}]))
+    assert not list(tmp_path.iterdir())

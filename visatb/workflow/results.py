@@ -106,9 +106,13 @@ def _from_outside(experiment: Experiment, path: Path, task: str) -> tuple[list[d
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise EvaluationError(f"{what} must be a finite number, not {value!r}")
-    return float(value)
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:  # a whole number beyond every float
+        number = math.inf
+    if not math.isfinite(number):
+        raise EvaluationError(f"{what} must be a finite number, not {str(value)[:60]!r}")
+    return number
 
 
 def _deltas(experiment: Experiment, metrics: dict[str, list[dict[str, Any]]], figures: dict[str, Figures]) -> Any:
