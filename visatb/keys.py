@@ -1,17 +1,23 @@
 """What each step's outcome depends on, as one hash: a step is done again when its key changes, and only then.
 
-A key holds the keys of the steps before it, the content of the user's files, and the settings that decide the outcome;
-not how, where or how fast it is computed.
+A key holds the keys of the steps before it, the content of the user's files (of images their sizes and times of
+change), and the settings that decide the outcome; not how, where or how fast it is computed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from eval.core import EvaluationError, read_json, write_json
+from llava.data.errors import DataError
+from llava.data.images import stamp
+from llava.data.records import read_records
 from visatb.graph import CHECK, REPORT, RESULTS, SUBSETS, WEIGHTS, Job, ModelJob, jobs, models, proxies
 from visatb.layout import SPLITS, Layout
 from visatb.schema import Experiment, training_arguments
@@ -23,6 +29,8 @@ dataloader_persistent_workers dataloader_prefetch_factor logging_steps logging_s
 report_to run_name save_steps save_strategy save_total_limit preprocess_workers cache_dir disable_tqdm log_level
 ddp_timeout gradient_checkpointing gradient_checkpointing_kwargs deepspeed use_cpu
 """
+_STATS_AT_ONCE = 16  # for folders on a network
+_PER_PART = 4096
 _WHOLE = 1 << 26  # files up to this size are hashed whole
 
 Keys = dict[str, dict[str, str]]
@@ -35,8 +43,8 @@ class Files:
     def __init__(self, store: Path | None = None) -> None:
         self.store = store
         try:
-            self.known: dict[str, list[Any]] = read_json(store) if store else {}
-        except EvaluationError:
+            self.known: dict[str, list[Any]] = dict(read_json(store)) if store else {}
+        except (EvaluationError, TypeError, ValueError):
             self.known = {}
         self.changed = False
 
@@ -56,6 +64,42 @@ class Files:
             held = self.known[str(path)] = [*stamp, digest.hexdigest()]
             self.changed = True
         return str(held[2])
+
+    def images(self, path: str | Path, folder: str | None) -> str | None:
+        """What stands for the images of a data file's records: a hash of each one's path, size and time of change.
+
+        Their content is not read, and which they are is remembered by the data file's content, so that a million cost
+        seconds. None where there is no image folder.
+        """
+        if folder is None:
+            return None
+        digest = hashlib.sha256()
+        named = self._image_paths(Path(path))
+        with ThreadPoolExecutor(_STATS_AT_ONCE) as pool:
+            parts = (named[place : place + _PER_PART] for place in range(0, len(named), _PER_PART))
+            for stamps in pool.map(lambda part: [stamp(folder, name) for name in part], parts):
+                digest.update(json.dumps(stamps).encode())
+        digest.update(json.dumps(named).encode())
+        return digest.hexdigest()[:20]
+
+    def _image_paths(self, path: Path) -> list[str]:
+        """The images that a data file names, once each and in order."""
+        content = self.hash(path)
+        held = self.store.with_name("images") / f"{content}.json" if self.store else None
+        if held is not None:
+            with suppress(EvaluationError, TypeError):
+                found = read_json(held)
+                if all(isinstance(name, str) for name in found):
+                    return list(found)
+        named: dict[str, None] = {}
+        with suppress(DataError):  # what is wrong with a data file is said where it is checked
+            for raw in read_records(path):
+                image = raw.content.get("image") if isinstance(raw.content, dict) else None
+                images = image if isinstance(image, list) else [image]
+                named |= dict.fromkeys(name for name in images if isinstance(name, str))
+        if held is not None and content != "missing":
+            write_json(held, list(named))
+        return list(named)
 
     def model(self, name: str | None) -> Any:
         """What stands for a model's content: its files' hashes, of large ones size and time; a hub name itself."""
@@ -118,6 +162,13 @@ class _Maker:
     def _train_files(self, task: str) -> list[str]:
         return [self.files.hash(file) for file in self.experiment.tasks[task].train]
 
+    def _images(self, split: str, tasks: Iterable[str]) -> list[Any]:
+        """What stands for the images of these tasks' records."""
+        experiment = self.experiment
+        entries = [getattr(experiment.tasks[task], split) for task in tasks]
+        files = [file for entry in entries for file in (entry if isinstance(entry, list) else [entry])]
+        return [self.files.images(file, experiment.image_folder) for file in files]
+
     def _questions(self, split: str, tasks: tuple[str, ...]) -> list[Any]:
         limit = self.experiment.max_val_samples if split == "val" else None
         seed = self.experiment.subsets.seed if limit else None
@@ -139,6 +190,8 @@ class _Maker:
             experiment.image_folder,
             {task: self._train_files(task) for task in experiment.tasks},
             {split: self._questions(split, self._asked(split)) for split in SPLITS},
+            self._images("train", experiment.tasks),
+            {split: self._images(split, self._asked(split)) for split in SPLITS},
             [task.metric for task in experiment.tasks.values()],
             {stage: self._arguments(stage) for stage in {model.stage for model in models(experiment)}},
             [experiment.global_batch_size, experiment.groups],
@@ -166,6 +219,7 @@ class _Maker:
             content |= {
                 "data": [self._part(*part) for part in model.data],
                 "image_folder": experiment.image_folder,
+                "images": self._images("train", model.tasks),
                 "arguments": self._arguments(model.stage),
                 "batch": experiment.global_batch_size,
                 "seed": experiment.seed,
@@ -179,12 +233,14 @@ class _Maker:
             content["weights"] = digest(self._lambda())
         steps = {"train": digest(content)}
         if model.represents:
-            steps["represent"] = digest([steps["train"], self._questions("val", model.val)])
+            asked = [self._questions("val", model.val), self._images("val", model.val)]
+            steps["represent"] = digest([steps["train"], *asked])
         for split in SPLITS:
             tasks = getattr(model, split)
             if tasks:
                 generation = without(experiment.generation.model_dump(), "batch_size")
-                steps[f"answer {split}"] = digest([steps["train"], self._questions(split, tasks), generation])
+                asked = [self._questions(split, tasks), self._images(split, tasks)]
+                steps[f"answer {split}"] = digest([steps["train"], *asked, generation])
                 metrics = [[task, experiment.tasks[task].metric] for task in tasks]
                 steps[f"score {split}"] = digest([steps[f"answer {split}"], metrics, self._external(tasks, split)])
         return steps

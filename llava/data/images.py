@@ -69,7 +69,8 @@ class ImageFolder:
 
     def size(self, path: str) -> tuple[int, int]:
         """Height and width in pixels, from the file's header; a file that looks cut off is read whole to make sure."""
-        return _size(self.locate(path))
+        real = self.locate(path)
+        return _size(real, os.stat(real).st_mtime_ns)
 
     def open(self, path: str) -> Image.Image:
         """The image as `to_rgb` gives it, fully read."""
@@ -150,7 +151,7 @@ def _real_folder(folder: str) -> str:
 
 
 @lru_cache(maxsize=65536)
-def _size(real: str) -> tuple[int, int]:
+def _size(real: str, changed: int) -> tuple[int, int]:
     with _opened(real) as image:
         tail = _read_tail(image) if image.format in ("JPEG", "PNG") else b""
         whole = tail.endswith(_PNG_END if image.format == "PNG" else _JPEG_END)

@@ -20,7 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from llava.data.errors import REASONS, DataError
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3  # 2: sizes of images are those of the upright ones; 3: v0 trains on LLaVA's text
+_FORMAT = 4  # 2: sizes of images are those of the upright ones; 3: v0 trains on LLaVA's text; 4: the files' stamps
 _HASH_BLOCK = 1 << 20
 _SHOWN_PROBLEMS = 20
 _PROBE_SIZES = ((28, 28), (336, 336), (480, 640), (640, 427), (1024, 1536), (100, 900))
@@ -137,22 +139,34 @@ def _fingerprint(processor: Processor) -> str:
 
 
 def _is_current(folder: Path, image_folder: str | None) -> bool:
-    """Whether the images are still as the index found them: those in use are there, those left out unchanged."""
-    store = SampleStore(folder)
-    with open(folder / PROBLEMS_FILE, encoding="utf-8") as problems:
-        for problem in map(json.loads, problems):
-            if problem["image"] is not None and stamp(image_folder, problem["image"]) != problem["stamp"]:
-                logger.info("%s has changed; the data index is built again", problem["image"])
-                return False
+    """Whether the index is whole, and all images, in use or left out, are still as it found them."""
+    try:
+        store, problems = _read_whole(folder)
+    except (DataError, OSError, ValueError, LookupError) as error:  # pyarrow's errors are among these
+        logger.warning("%s is damaged (%s); the data index is built again", folder, error)
+        return False
+    for problem in problems:
+        if problem["image"] is not None and stamp(image_folder, problem["image"]) != problem["stamp"]:
+            logger.info("%s has changed; the data index is built again", problem["image"])
+            return False
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        return all(pool.map(lambda paths: _all_exist(image_folder, paths), store.images()))
+        return all(pool.map(lambda batch: _unchanged(image_folder, *batch), store.images()))
 
 
-def _all_exist(image_folder: str | None, paths: list[str]) -> bool:
-    folder = image_folder or "."
-    for path in dict.fromkeys(paths):
-        if not os.path.exists(os.path.join(folder, path)):
-            logger.info("%s is gone; the data index is built again", path)
+def _read_whole(folder: Path) -> tuple[SampleStore, list[dict[str, Any]]]:
+    """The samples and the records left out; an error where they are not as many as the summary says."""
+    store = SampleStore(folder)
+    with open(folder / PROBLEMS_FILE, encoding="utf-8") as lines:
+        problems = [json.loads(line) for line in lines]
+    if len(store) != store.summary["num_samples"] or len(problems) != sum(store.summary["skipped"].values()):
+        raise DataError("its parts are not of the numbers that its summary tells")
+    return store, problems
+
+
+def _unchanged(image_folder: str | None, paths: list[str], stamps: NDArray[np.int64]) -> bool:
+    for path, noted in dict(zip(paths, stamps.tolist(), strict=True)).items():
+        if stamp(image_folder, path) != noted:
+            logger.info("%s has changed or is gone; the data index is built again", path)
             return False
     return True
 

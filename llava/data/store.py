@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         ("images", pa.list_(pa.string())),  # relative paths
         ("image_sizes", pa.list_(pa.int32())),  # height, width of each image
         ("image_tokens", pa.list_(pa.int32())),  # placeholders of each image
+        ("image_stamps", pa.list_(pa.int64())),  # size in bytes and time of change (ns) of each image's file
     ]
 )
 
@@ -126,10 +127,11 @@ class SampleStore:
         parts = [np.diff(batch.column("image_tokens").offsets.to_numpy()) > 0 for batch in self._batches]
         return np.concatenate([np.empty(0, np.bool_), *parts])
 
-    def images(self) -> Iterator[list[str]]:
-        """The image paths of the data set, batch by batch."""
+    def images(self) -> Iterator[tuple[list[str], NDArray[np.int64]]]:
+        """The image paths of the data set and the files' stamps (`int64[paths, 2]`), batch by batch."""
         for batch in self._batches:
-            yield batch.column("images").flatten().to_pylist()
+            paths = batch.column("images").flatten().to_pylist()
+            yield paths, batch.column("image_stamps").flatten().to_numpy().reshape(-1, 2)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "summary": self.summary}

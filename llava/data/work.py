@@ -88,6 +88,7 @@ class _ImageAt(NamedTuple):
     height: int
     width: int
     tokens: int
+    stamp: list[int]
 
 
 class _ImageError(Exception):
@@ -136,6 +137,7 @@ class BatchWorker:
         try:
             if self.images is None:
                 raise BadSampleError("missing_image", f"the record has image {path}, but no image folder is given")
+            state = stamp(self.settings.image_folder, path)  # before the file is read: a later change is noticed
             height, width = self.images.size(path)
             try:
                 tokens = self.settings.processor.num_image_tokens(height, width)
@@ -143,7 +145,7 @@ class BatchWorker:
                 raise BadSampleError("unfit_image", f"{path}, {width} × {height} pixels: {error}") from error
         except BadSampleError as error:
             raise _ImageError(path, error) from error
-        return _ImageAt(path, height, width, tokens)
+        return _ImageAt(path, height, width, tokens, state or [-1, -1])
 
     def _add(
         self,
@@ -188,6 +190,7 @@ class BatchWorker:
             "images": [image.path for image in images],
             "image_sizes": [size for image in images for size in (image.height, image.width)],
             "image_tokens": [image.tokens for image in images],
+            "image_stamps": [number for image in images for number in image.stamp],
         }
         for name, value in row.items():
             rows[name].append(value)

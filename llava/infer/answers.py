@@ -2,9 +2,11 @@
 
 For the answer file `NAME.json` there are, beside it:
 - `NAME.json.key`: whose answers these are (the run's key: model, weights, questions, settings). A finished file with
-  the same key is reused; with another one, or none, it is refused.
+  the same key is reused; with another one, or none, it is refused. One with the same key that is not whole is made
+  again.
 - `NAME.json.part-K-of-N`, until the file is finished: answers of worker K of N, one JSON line each, below a first line
-  that holds the key. The worker that finds the last answer missing no more writes the answer file.
+  that holds the key; lines that are damaged count as not there. The worker that finds the last answer missing no more
+  writes the answer file.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -21,6 +24,8 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from llava.data.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 Key = Mapping[str, Any]
 """JSON values that decide the answers: two runs with equal keys answer alike."""
@@ -49,7 +54,12 @@ class AnswerFile:
         if not self.path.exists():
             return False
         self._check_key(self.path, _read_json(self._key_file))
-        return True
+        records = _read_json(self.path)
+        if isinstance(records, list) and len(records) == len(self.question_ids):
+            return True
+        logger.warning("%s is damaged and made again", self.path)
+        self.path.unlink(missing_ok=True)
+        return False
 
     def answers(self) -> dict[int, str]:
         """Answers so far by place, from all journals. Raises DataError if a journal is another run's."""
@@ -59,18 +69,25 @@ class AnswerFile:
                 *whole, _ = journal.read_bytes().split(b"\n")  # what follows the last line's end was cut off
             except FileNotFoundError:
                 continue  # another worker has just finished the file
-            try:
-                first, *lines = [json.loads(line) for line in whole] or [{"key": self.key}]
-                self._check_key(journal, first["key"])
-                for line in lines:
-                    if line["id"] != self.question_ids[line["index"]]:
-                        raise ValueError(f"an answer to {line['id']}")
-                    found.setdefault(line["index"], line["answer"])
-            except (ValueError, LookupError, TypeError) as error:
-                if isinstance(error, DataError):
-                    raise
-                raise DataError(f"{journal}: damaged ({error}); delete it and run again") from error
+            key = _journal_key(whole)
+            if key is not None:
+                self._check_key(journal, key)
+            lines = [self._answer(line) for line in whole[1:]] if key is not None else []
+            if (key is None and whole) or None in lines:
+                logger.warning("%s is damaged; what cannot be read of it is answered again", journal)
+            for place, answer in filter(None, lines):
+                found.setdefault(place, answer)
         return found
+
+    def _answer(self, line: bytes) -> tuple[int, str] | None:
+        """Place and answer in a journal's line, None where it is damaged."""
+        try:
+            content = json.loads(line)
+            place, answer = int(content["index"]), content["answer"]
+            whole = isinstance(answer, str) and place >= 0 and content["id"] == self.question_ids[place]
+        except (ValueError, LookupError, TypeError):
+            return None
+        return (place, answer) if whole else None
 
     def journal(self, worker: int, num_workers: int) -> Journal:
         """The journal of worker `worker` of `num_workers`, to add answers to."""
@@ -96,6 +113,8 @@ class AnswerFile:
     def _check_key(self, file: Path, held: Any) -> None:
         if held == self.key:
             return
+        if held == {name: value for name, value in self.key.items() if name != "images"}:
+            return  # written before the images were part of the key
         kind = "answers" if file == self.path else "unfinished answers"
         if not isinstance(held, dict):
             whose = f"{kind} that did not come from this program, or whose .key file was lost"
@@ -124,7 +143,9 @@ class Journal:
             os.close(handle)
             raise DataError(f"{self.path}: another process is answering these questions now") from error
         self._stream = os.fdopen(handle, "r+b")
-        end = self._stream.read().rfind(b"\n") + 1
+        content = self._stream.read()
+        # Below a first line that cannot be read, nothing would be found again.
+        end = 0 if _journal_key(content.split(b"\n")[:-1]) is None else content.rfind(b"\n") + 1
         self._stream.seek(end)
         self._stream.truncate()  # a line that a kill cut off
         if not end:
@@ -170,6 +191,15 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def _journal_key(lines: Sequence[bytes]) -> dict[str, Any] | None:
+    """The key in a journal's first line; None where that is missing or damaged."""
+    try:
+        key = json.loads(lines[0])["key"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return key if isinstance(key, dict) else None
 
 
 def _short(value: Any) -> str:

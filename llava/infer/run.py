@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from llava.data.errors import BadSampleError, DataError
+from llava.data.images import stamp
 from llava.data.template import check_template
 from llava.infer.answers import AnswerFile, digest, safe_name
 from llava.infer.checkpoint import Checkpoint
@@ -70,6 +71,7 @@ class Job:
             "generator": self.generator_name,
             "model_files": self.checkpoint.identity,
             "questions": digest(questions.records),
+            "images": digest([stamp(None, str(path)) for request in questions.requests for path in request.images]),
             "template": self.template,
             "dtype": str(self.checkpoint.dtype).removeprefix("torch."),
             **settings,

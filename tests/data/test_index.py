@@ -12,7 +12,7 @@ from PIL import Image
 from llava.data import images as images_module
 from llava.data.errors import REASONS, DataError
 from llava.data.index import _held, copy_problems
-from llava.data.store import PROBLEMS_FILE, SampleStore, read_summary
+from llava.data.store import PROBLEMS_FILE, SAMPLES_FILE, SUMMARY_FILE, SampleStore, read_summary
 from llava.data.work import IndexSettings, run_batches
 from tests.data.world import index, llava_processor, qwen_processor, record, save_image, write_json
 
@@ -315,6 +315,34 @@ def test_cache_notices_images_that_go_and_come(folder, llava):
         index(folder, records, llava)
     save_image(folder / "images" / "b.png")
     assert ids_of(index(folder, records, llava, bad_samples="skip")) == ["good", "bad"]
+
+
+def test_cache_notices_an_image_that_is_another(folder, llava):
+    """A new image of the same name and shape, and one of another shape."""
+    image = folder / "images" / "a.png"
+    first = index(folder, [GOOD], llava)
+    kept = stamp_of(first)
+    assert stamp_of(index(folder, [GOOD], llava)) == kept
+    for size in ((28, 28), (56, 28)):
+        Image.new("RGB", size, (1, 2, 3)).save(image)
+        assert stamp_of(index(folder, [GOOD], llava)) != kept
+        kept = stamp_of(first)
+    assert SampleStore(first)[0].image_sizes.tolist() == [28, 56]
+
+
+@pytest.mark.parametrize("kind", ["cut", "emptied", "removed"])
+@pytest.mark.parametrize("name", [SAMPLES_FILE, SUMMARY_FILE, PROBLEMS_FILE])
+def test_a_damaged_index_is_built_again(folder, llava, name, kind, caplog):
+    records = [GOOD, bad_image("nowhere.png")]
+    result = index(folder, records, llava, bad_samples="skip")
+    whole = {file.name: file.read_bytes() for file in result.iterdir()}
+    if kind == "removed":
+        (result / name).unlink()
+    else:
+        (result / name).write_bytes(whole[name][: len(whole[name]) // 2] if kind == "cut" else b"")
+    assert index(folder, records, llava, bad_samples="skip") == result
+    assert {file.name: file.read_bytes() for file in result.iterdir()} == whole
+    assert "is damaged" in caplog.text
 
 
 def test_failure_leaves_nothing_behind(folder, llava, monkeypatch):

@@ -33,10 +33,10 @@ def test_answers_of_several_workers_come_together(answers, tmp_path):
         second.add([(3, "красный"), (1, "")])
         assert answers.answers() == {0: "ROT\nrot", 1: "", 2: "Rot", 3: "красный"}
     assert not answers.is_finished()
-    answers.finish([{"id": "a"}])
+    answers.finish([{"id": name} for name in IDS])
     assert answers.is_finished()
     assert names(tmp_path) == ["vqa_val-4_mini.json", "vqa_val-4_mini.json.key"]
-    assert json.loads((tmp_path / "vqa_val-4_mini.json").read_text()) == [{"id": "a"}]
+    assert json.loads((tmp_path / "vqa_val-4_mini.json").read_text()) == [{"id": name} for name in IDS]
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
@@ -77,13 +77,37 @@ def test_answers_of_others_are_refused(answers):
 
 
 @pytest.mark.parametrize("line", ["{", '{"index": 0, "id": "b", "answer": "x"}', '{"index": 9, "id": "a"}', "3"])
-def test_a_damaged_journal_is_named(answers, line):
+def test_a_damaged_line_of_a_journal_is_answered_again(answers, line, caplog):
     with answers.journal(0, 1) as journal:
         journal.add([(0, "first")])
     with journal.path.open("a") as stream:
         stream.write(line + "\n")
-    with pytest.raises(DataError, match="part-0-of-1: damaged"):
-        answers.answers()
+    assert answers.answers() == {0: "first"}
+    assert "part-0-of-1 is damaged" in caplog.text
+    with answers.journal(0, 1) as journal:
+        journal.add([(1, "second")])
+    assert answers.answers() == {0: "first", 1: "second"}
+
+
+def test_a_journal_without_its_key_starts_anew(answers):
+    with answers.journal(0, 1) as journal:
+        journal.add([(0, "first")])
+    journal.path.write_bytes(journal.path.read_bytes()[5:])
+    assert answers.answers() == {}
+    with answers.journal(0, 1) as journal:
+        journal.add([(0, "anew")])
+    assert answers.answers() == {0: "anew"}
+
+
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_damaged_answer_file_is_made_again(answers, kept, caplog):
+    answers.finish([{"id": name} for name in IDS])
+    whole = answers.path.read_bytes()
+    answers.path.write_bytes(whole[: int(len(whole) * kept)])
+    assert not answers.is_finished()
+    assert "is damaged and made again" in caplog.text
+    answers.finish([{"id": name} for name in IDS])
+    assert answers.path.read_bytes() == whole
 
 
 def test_a_journal_has_one_writer(answers):

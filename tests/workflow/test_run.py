@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from tests.workflow.runs import Run
 from tests.workflow.world import write_experiment, write_task
@@ -120,6 +121,32 @@ def test_changed_settings_run_again_what_depends_on_them(finished, tmp_path):
     assert "train STL-b" in calls  # its weights were not kept
     assert "answer EW test" in calls
     assert not {"train EW", "train VisATB", "train mini", "train STL-a", "answer mini val"} & set(calls)
+
+
+def test_changed_image_is_noticed(tmp_path):
+    """Only what has the image in its data is done again; a file that no record names does not count."""
+    write_task(tmp_path, "a", {"train": 16, "val": 12})
+    content = json.loads((tmp_path / "a_train-16.json").read_text())
+    image = tmp_path / "images" / "only_in_training.png"
+    image.write_bytes((tmp_path / "images" / content[0]["image"]).read_bytes())
+    content[0]["image"] = image.name
+    (tmp_path / "a_train-16.json").write_text(json.dumps(content))
+    tasks = {"a": {"train": "a_train-16.json", "val": "a_val-12.json"}, "b": {}}
+    run = experiment(tmp_path, tasks, methods=[], keep_proxies="weights")
+    run()
+    assert run("--dry-run")[0] == ""
+    (tmp_path / "images" / "unused.png").write_bytes(image.read_bytes())
+    assert run("--dry-run")[0] == ""
+    Image.new("RGB", (28, 28), (9, 9, 9)).save(image)
+    assert run("--dry-run")[0].split() == [
+        "check",
+        "mini",
+        "plus_mini:a",
+        "plus_mini:b",
+        "weights",
+        "results",
+        "report",
+    ]
 
 
 def test_metric_change_scores_again_without_answering(tmp_path):

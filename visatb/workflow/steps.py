@@ -16,6 +16,7 @@ from visatb.subsets import read_listing, write_subsets
 from visatb.workflow import outputs
 from visatb.workflow.context import Context
 from visatb.workflow.results import write_cost, write_results
+from visatb.workflow.state import read_object
 
 logger = logging.getLogger("visatb.job")
 
@@ -98,12 +99,21 @@ def answer(context: Context, step: str, key: str, keys: Keys) -> None:
         return
     if not context.steps.begun(step, key):
         shutil.rmtree(context.layout.answer_folder(split, model.name), ignore_errors=True)
+    _remove_without_key(context.layout.answer_folder(split, model.name))
     listing = read_listing(context.layout)
     folder = context.layout.model(model.name)
     checkpoint = str(folder) if folder.is_dir() else context.experiment.model.path
     with _noted(context, step, key):
         arguments = commands.answer_arguments(context.experiment, context.layout, model, split, listing, checkpoint)
         context.run("inference_visatb", arguments, context.launch)
+
+
+def _remove_without_key(folder: Path) -> None:
+    """Remove answers whose key file is lost or damaged: elsewhere they could be a user's, here they are ours."""
+    for file in folder.glob("*.json"):
+        if not read_object(file.with_name(f"{file.name}.key")):
+            logger.warning("%s has lost its key; it is made again", file)
+            file.unlink()
 
 
 def score(context: Context, step: str, key: str, keys: Keys) -> None:
