@@ -47,6 +47,12 @@ visible_gpus() {
   fi
 }
 
+cpu_threads() { # threads of a CPU process: more than the cores wait for one another; a core is left for the data
+  local cores
+  cores="$(nproc 2>/dev/null || echo 1)"
+  echo "$((cores > 1 ? cores - 1 : 1))"
+}
+
 # SLURM: in a batch job (not yet inside a job step) run this script once per node as a job step, which is also what
 # SLURM signals on preemption. A run that was stopped has saved a checkpoint and left OUTPUT_DIR/preempted.
 in_slurm_batch() {
@@ -100,17 +106,20 @@ accumulation() { # accumulation BATCH: micro-batch per process and accumulation 
 
 # The settings of LLaVA-v1.5, which the paper trains with.
 settings() { # settings BATCH LEARNING_RATE EPOCHS DEEPSPEED
+  local zero="${DEEPSPEED:-$4}"
   NPROC="${NUM_GPUS:-$(visible_gpus)}"
   if ((NPROC == 0)); then
     NPROC=1
     export CUDA_VISIBLE_DEVICES=""
+    zero="${DEEPSPEED:-none}" # one process has nothing to share, and DeepSpeed builds an operator first
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(cpu_threads)}"
   fi
   NNODES="${NNODES:-1}"
   NODE_RANK="${NODE_RANK:-${SLURM_NODEID:-0}}"
   mapfile -t data < <(words_or_file "$DATA_PATH")
   args=(--data_path "${data[@]}" --image_folder "$IMAGE_FOLDER" --output_dir "$OUTPUT_DIR")
   accumulation "$1"
-  local rate="$2" zero="${DEEPSPEED:-$4}"
+  local rate="$2"
   if [[ "${LORA:-0}" == 1 ]]; then
     rate=2e-4
     args+=(--lora_enable True --lora_r 128 --lora_alpha 256 --mm_projector_lr 2e-5)
@@ -171,11 +180,22 @@ launcher() { # set `command` to what starts NPROC processes on this node
   esac
 }
 
+check() { # check ARG…: all flags and data, in one process, before a launcher or DeepSpeed starts anything
+  "${PYTHON:-python}" -m llava.train.check "$@" || {
+    local status=$?
+    ((status != 2)) || echo "$(basename "$0"): nothing was started; variables: the head of common.sh, docs/training.md" >&2
+    exit "$status"
+  }
+}
+
 launch() { # launch SCRIPT: start training with `args` and EXTRA_ARGS
   local extra=()
   mapfile -t extra < <(words "${EXTRA_ARGS:-}")
   launcher
   command+=("${args[@]}" "${extra[@]}")
+  if [[ "${DRY_RUN:-0}" != 1 && -z "${VISATB_STEP:-}" ]]; then # SLURM's steps are of a script that has checked
+    check "${args[@]}" "${extra[@]}"
+  fi
   if [[ "${DRY_RUN:-0}" == 1 ]]; then
     printf '%q ' "${command[@]}"
     echo

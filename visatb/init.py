@@ -30,8 +30,8 @@ _LONG_ANSWER = 5  # words, on average: above it a caption, below it an answer to
 
 _HEAD = """\
 # An experiment of VisATB, drafted by `visatb init`. Look through it, then:
-#   visatb plan {name}        what it will run, and what that costs
 #   visatb validate {name}    checks all data and settings
+#   visatb plan {name}        what it will run, and what that costs
 #   visatb run {name}         runs it, or what is left of it
 # Every setting is explained in docs/experiment.md.
 

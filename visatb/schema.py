@@ -51,13 +51,14 @@ def _list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, BeforeValidator(_rate), Field(gt=0, le=1)]
 Strings = Annotated[list[str], BeforeValidator(_list), Field(min_length=1)]
 Argument = bool | int | float | str | list[int | float | str] | dict[str, Any]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=False, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=False, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Model(_Part):
@@ -88,7 +89,7 @@ class Subsets(_Part):
 
     large: Rate = 1.0
     mini: Rate = 1 / 32
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Alpha(_Part):
@@ -98,7 +99,7 @@ class Alpha(_Part):
     in_: float = Field(default=0.25, ge=0, alias="in")
     difficulty: float = Field(default=0.5, ge=0)
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Weighting(_Part):
@@ -147,7 +148,7 @@ class Experiment(_Part):
     max_val_samples: int | None = Field(default=None, gt=0)
     proxies: Literal["full", "lora"] = "full"
     keep_proxies: Literal["none", "weights", "all"] = "none"
-    seed: int = 42
+    seed: Seed = 42
     global_batch_size: int = Field(default=128, gt=0)
     training: dict[str, Argument] = {}
     overrides: dict[Literal["proxies", "finals", "stl"], dict[str, Argument]] = {}

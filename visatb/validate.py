@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from eval.cli import evaluate
 from eval.core import EvaluationError, read_answers, write_json
@@ -22,6 +23,7 @@ from visatb.commands import Launch, batch_split, train_arguments
 from visatb.experiment import load_experiment
 from visatb.graph import ModelJob, Stage, models
 from visatb.layout import SPLITS, Layout
+from visatb.overlap import overlaps
 from visatb.schema import Experiment, training_arguments
 from visatb.space import shortage
 from visatb.yaml_lines import ExperimentError
@@ -32,8 +34,14 @@ if TYPE_CHECKING:
 
     Parsed = tuple[ModelArguments, DataArguments, TrainingArguments]
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
+LEAST_RECORDS = 2
+"""In training data: a subset is smaller than the whole. Of questions: a score of one has no spread."""
+
+_FAULTS = (ExperimentError, DataError, EvaluationError, ValueError)
 _SLOW_METRICS = ("cider", "cider_ptb", "judge", "mmvet")  # any text is a truth to them; judges would be paid for it
 
 
@@ -45,46 +53,88 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    warnings = _Warnings()
+    logging.getLogger().addHandler(warnings)
     try:
         experiment = load_experiment(arguments.experiment)
         with tempfile.TemporaryDirectory(prefix="visatb-validate-") as temporary:
             validate(experiment, Layout((arguments.workdir or Path(temporary)).resolve()))
-        short = shortage(experiment, arguments.workdir or Path())
-    except (ExperimentError, DataError, EvaluationError, ValueError) as error:
+        if short := shortage(experiment, arguments.workdir or Path()):
+            logger.warning("%s", short)
+    except _FAULTS as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    if short is not None:
-        sys.stderr.write(f"warning: {short}\n")
-    sys.stdout.write(f"{arguments.experiment}: data and settings are fit to run\n")
+    finally:
+        logging.getLogger().removeHandler(warnings)
+    noted = f" ({warnings.count} warnings above)" if warnings.count else ""
+    sys.stdout.write(f"{arguments.experiment}: data and settings are fit to run{noted}\n")
     return 0
 
 
+class _Warnings(logging.Handler):
+    """Counts warnings, so that the last line says that there are some."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += 1
+
+
+class _Checks:
+    """Runs checks one after the other and keeps what each of them finds."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    def run(self, check: Callable[..., T], *arguments: Any) -> T | None:
+        """The check's result, None where it found a fault."""
+        try:
+            return check(*arguments)
+        except _FAULTS as error:
+            self.faults += [text for text in [str(error)] if text not in self.faults]
+            return None
+
+
 def validate(experiment: Experiment, layout: Layout) -> None:
-    """Check everything.
+    """Check everything, and go on after a fault with all that does not depend on it.
 
     Raises:
-        ExperimentError, DataError, EvaluationError, ValueError: what is wrong, with file and record.
+        ExperimentError: everything that is wrong, with file and record.
     """
     experiment = experiment.with_groups({})  # the final runs' settings, too, where groups are still to be found
-    _check_files(experiment)
-    for task in experiment.balanced:
-        for metric in experiment.tasks[task].metric:
-            load_metric(metric)
-    _check_launch(experiment)
-    parsed = {stage: _parse(experiment, layout, stage) for stage in _stages(experiment)}
-    final = parsed.get("finals") or next(iter(parsed.values()))
-    source = _check_model(experiment, final)
-    _check_training_data(source, final)
-    _check_questions(experiment)
+    checks = _Checks()
+    checks.run(_check_files, experiment)
+    folder = experiment.image_folder
+    has_images = folder is None or Path(folder).is_dir()
+    if not has_images:
+        experiment = experiment.model_copy(update={"image_folder": None})
+    for metric in dict.fromkeys(metric for task in experiment.balanced for metric in experiment.tasks[task].metric):
+        checks.run(load_metric, metric)
+    checks.run(_check_launch, experiment)
+    parsed = {stage: checks.run(_parse, experiment, layout, stage) for stage in _stages(experiment)}
+    final = parsed.get("finals") or next((one for one in parsed.values() if one), None)
+    source = checks.run(_check_model, experiment, final) if final else None
+    if has_images:
+        if source and final:
+            checks.run(_check_training_data, source, final)
+        _check_questions(experiment, checks)
+        checks.run(_check_overlaps, experiment)
+    if checks.faults:
+        raise ExperimentError("\n".join(checks.faults))
 
 
 def _check_files(experiment: Experiment) -> None:
+    lost = []
     if experiment.image_folder is not None and not Path(experiment.image_folder).is_dir():
-        raise ExperimentError(f"{experiment.source}: image_folder: {experiment.image_folder} is no folder")
+        lost.append(f"{experiment.source}: image_folder: {experiment.image_folder} is no folder")
     for name, task in experiment.tasks.items():
         for file in [*task.train, *(file for split in SPLITS if (file := getattr(task, split)))]:
             if not Path(file).is_file():
-                raise ExperimentError(f"{experiment.source}: task {name}: {file} does not exist")
+                lost.append(f"{experiment.source}: task {name}: {file} does not exist")
+    if lost:
+        raise ExperimentError("\n".join(lost))
 
 
 def _check_launch(experiment: Experiment) -> None:
@@ -111,7 +161,7 @@ def _parse(experiment: Experiment, layout: Layout, stage: Stage) -> Parsed:
         raise ExperimentError(f"{experiment.source}: training.deepspeed: {deepspeed} does not exist")
     whole = ModelJob("check", stage, "EW", tuple((task, "whole") for task in experiment.tasks))
     listing = {
-        "models": {"check": {"files": {name: task.train for name, task in experiment.tasks.items()}}},
+        "models": {"check": {"files": {name: _there(task.train) for name, task in experiment.tasks.items()}}},
         "tasks": {},
     }
     words = train_arguments(experiment, layout, whole, listing, Launch())
@@ -120,8 +170,18 @@ def _parse(experiment: Experiment, layout: Layout, stage: Stage) -> Parsed:
         model, data, training = parse_arguments(words)
         resolve_tasks(data, training)
     except ValueError as error:
-        raise ExperimentError(f"{experiment.source}: training settings ({stage}): {error}") from error
+        place = f"{experiment.source}: training settings ({stage}): "
+        raise ExperimentError("\n".join(place + _as_setting(line) for line in str(error).splitlines())) from error
     return model, data, training
+
+
+def _there(files: Sequence[str]) -> list[str]:
+    return [file for file in files if Path(file).is_file()]
+
+
+def _as_setting(text: str) -> str:
+    """A message of the train command in the words of an experiment file: without the dashes of flags."""
+    return re.sub(r"(?<!\S)--(?=\w)", "", text)
 
 
 def _without(words: list[str], flag: str) -> list[str]:
@@ -145,24 +205,51 @@ def _check_model(experiment: Experiment, parsed: Parsed) -> Source:
 
 def _check_training_data(source: Source, parsed: Parsed) -> None:
     """Build the index of the whole training data, which the final runs then find ready."""
+    from llava.data.index import unknown_answers
     from llava.train.tasks import resolve_tasks
     from llava.train.train import load_data
 
     _, data, training = parsed
-    load_data(data.data_path, source, resolve_tasks(data, training), data, training)
+    summary = load_data(data.data_path, source, resolve_tasks(data, training), data, training).store.summary
+    faults = [text for text, all_of_them in unknown_answers(summary) if all_of_them]
+    faults += [
+        f"task {task}: {counts.get('samples', 0)} training records are too few; a subset must be able to be smaller"
+        for task, counts in summary["per_task"].items()
+        if counts.get("samples", 0) < LEAST_RECORDS
+    ]
+    if faults:
+        raise DataError("\n".join(faults))
 
 
-def _check_questions(experiment: Experiment) -> None:
-    from llava.infer.questions import read_questions
-
+def _check_questions(experiment: Experiment, checks: _Checks) -> None:
     asked = [(split, task) for model in models(experiment) for split in SPLITS for task in getattr(model, split)]
     for split, name in dict.fromkeys(asked):
-        task = experiment.tasks[name]
-        file = getattr(task, split)
-        questions = read_questions(file, experiment.image_folder)
-        logger.info("%s, %s: %d questions", name, split, len(questions.records))
-        if split == "val" or task.score is None:
-            _check_truths(Path(file), questions.records, task.metric)
+        if Path(getattr(experiment.tasks[name], split)).is_file():
+            checks.run(_check_question_file, experiment, split, name)
+
+
+def _check_question_file(experiment: Experiment, split: str, name: str) -> None:
+    from llava.infer.questions import read_questions
+
+    task = experiment.tasks[name]
+    file = getattr(task, split)
+    questions = read_questions(file, experiment.image_folder)
+    logger.info("%s, %s: %d questions", name, split, len(questions.records))
+    if len(questions.records) < LEAST_RECORDS:
+        raise DataError(f"{file}: one question says nothing about a model; give task {name} more for {split}")
+    if split == "val" or task.score is None:
+        _check_truths(Path(file), questions.records, task.metric)
+
+
+def _check_overlaps(experiment: Experiment) -> None:
+    fatal = []
+    for text, all_of_them in overlaps(experiment):
+        if all_of_them:
+            fatal.append(text)
+        else:
+            logger.warning("%s", text)
+    if fatal:
+        raise DataError("\n".join(fatal))
 
 
 def _check_truths(file: Path, records: list[dict[str, Any]], metrics: list[str]) -> None:

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 4  # 2: sizes of images are those of the upright ones; 3: v0 trains on LLaVA's text; 4: the files' stamps
+# 2: sizes of images are those of the upright ones; 3: v0 trains on LLaVA's text; 4: the files' stamps; 5: unknown answers
+_FORMAT = 5
 _HASH_BLOCK = 1 << 20
 _SHOWN_PROBLEMS = 20
 _PROBE_SIZES = ((28, 28), (336, 336), (480, 640), (640, 427), (1024, 1536), (100, 900))
@@ -230,6 +231,7 @@ class _Builder:
         self.per_task: dict[str, Counter[str]] = {}
         self.skipped: Counter[str] = Counter()
         self.changed: Counter[str] = Counter()
+        self.unknown: dict[str, str] = {}
         self.fatal: list[Problem] = []
 
     def add(self, result: BatchResult, problems: IO[str]) -> None:
@@ -244,6 +246,7 @@ class _Builder:
             self.task_ids.setdefault(task, len(self.task_ids))
             self.per_task.setdefault(task, Counter()).update(counts)
         self.changed.update(result.changed)
+        self.unknown = {**result.unknown, **self.unknown}
         task_ids = pa.array([self.task_ids[task] for task in result.tasks], pa.int32())
         self.writer.write(result.rows.set_column(1, "task_id", task_ids))
 
@@ -258,6 +261,7 @@ class _Builder:
             "num_samples": total,
             "task_names": list(self.task_ids),
             "per_task": {task: dict(self.per_task.get(task, Counter())) for task in self.task_ids},
+            "unknown": self.unknown,
             "skipped": dict(self.skipped),
             "truncated_samples": self.changed["truncated_samples"],
             "truncated_images": self.changed["truncated_images"],
@@ -281,6 +285,8 @@ def _report(summary: Mapping[str, Any], folder: Path) -> None:
             logger.warning("task %s has no sample in the data", task)
         else:
             logger.info("  %s: %d samples, %d target tokens", task, counts["samples"], counts["target_tokens"])
+    for text, _ in unknown_answers(summary):
+        logger.warning("%s", text)
     if summary["truncated_samples"]:
         images = summary["truncated_images"]
         logger.warning(
@@ -288,6 +294,18 @@ def _report(summary: Mapping[str, Any], folder: Path) -> None:
         )
     for reason, count in sorted(cast("dict[str, int]", summary["skipped"]).items()):
         logger.warning("%d records left out, %s; listed in %s", count, reason, folder / PROBLEMS_FILE)
+
+
+def unknown_answers(summary: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """One text for each task with answers that the tokenizer does not know, and whether that is so of all of them."""
+    for task, record in summary.get("unknown", {}).items():
+        counts = summary["per_task"][task]
+        unknown, samples = counts["unknown_samples"], counts["samples"]
+        yield (
+            f"task {task}: the answers of {unknown} of {samples} samples become unknown tokens (record {record}, say): "
+            "no model can learn to write them; use a model whose tokenizer knows these words, or other words",
+            unknown == samples,
+        )
 
 
 def copy_problems(index: str | os.PathLike[str], target: str | os.PathLike[str]) -> int:

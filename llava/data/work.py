@@ -81,6 +81,8 @@ class BatchResult:
     problems: list[Problem] = field(default_factory=list)
     per_task: dict[str, Counter[str]] = field(default_factory=dict)
     changed: Counter[str] = field(default_factory=Counter)
+    unknown: dict[str, str] = field(default_factory=dict)
+    """For each task with answers of unknown tokens, a record that has one."""
 
 
 class _ImageAt(NamedTuple):
@@ -107,6 +109,7 @@ class BatchWorker:
         self.settings = settings
         self.encoder = TemplateEncoder(settings.template, settings.processor)
         self.images = None if settings.image_folder is None else ImageFolder(settings.image_folder)
+        self.unknown_id = settings.processor.tokenizer.unk_token_id
         self.allowed = None if settings.task_names is None else dict.fromkeys(settings.task_names)
 
     def __call__(self, batch: Batch) -> BatchResult:
@@ -180,6 +183,9 @@ class BatchWorker:
             samples=1, tokens=length, target_tokens=targets, images=kept_images
         )
         result.tasks.append(record.task)
+        if self.unknown_id is not None and (tokens.labels[:kept] == self.unknown_id).any():
+            result.per_task[record.task]["unknown_samples"] += 1
+            result.unknown.setdefault(record.task, record.record_id)
         images = images[:kept_images]
         row = {
             "record_id": record.record_id,

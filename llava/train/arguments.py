@@ -22,6 +22,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import is_torch_tf32_available
 
+from llava.train.values import faults
 from transformers_patch.arguments import VitwTrainingArguments
 from transformers_patch.weighter import WEIGHTERS
 
@@ -284,7 +285,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ArgumentTriple:
 
 
 def check_together(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> None:
-    """Check what no group of arguments can check alone."""
+    """Check what no group of arguments can check alone, and all values."""
+    if wrong := list(faults(model, data, training)):
+        raise UsageError("\n".join(wrong))
     if training.eval_strategy != "no" and not data.eval_data_path:
         raise UsageError(f"--eval_strategy {IntervalStrategy(training.eval_strategy).value} needs --eval_data_path")
     if training.mm_vision_tower_lr is not None and not model.unfreeze_mm_vision_tower:

@@ -65,7 +65,7 @@ class StoppedError(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; return the exit code: 0 done (or done before), 2 bad input, 3 diverged, 143 stopped by SIGTERM."""
     signal.signal(signal.SIGTERM, _stop)
-    _set_up_logging()
+    set_up_logging()
     try:
         model, data, training = parse_arguments(argv)
         with _writing(Path(training.output_dir or "")):
@@ -291,7 +291,8 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     raise StoppedError
 
 
-def _set_up_logging() -> None:
+def set_up_logging() -> None:
+    """Messages of rank 0 to stderr, and none of what nobody can act on."""
     level = logging.INFO if is_main() else logging.ERROR
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     for name in ("llava", "transformers_patch"):

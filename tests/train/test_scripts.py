@@ -18,6 +18,7 @@ from tests.train.workbench import ACADEMIC, CHAT, M3IT, REPOSITORY, SCRIPTS
 from transformers_patch.checkpoint import last_complete_checkpoint
 
 TASKS = {
+    "finetune.sh": (),
     "finetune_academic.sh": ACADEMIC,
     "finetune_academic_13b.sh": ACADEMIC,
     "finetune_chat.sh": CHAT,
@@ -25,6 +26,8 @@ TASKS = {
     "finetune_qwen2vl.sh": ACADEMIC,
     "pretrain.sh": (),
 }
+MORE = {"finetune.sh": {"BASE_MODEL_PATH": "somewhere/7b"}}
+"""What a script needs beside the common variables."""
 VARIABLES = ("DATA_PATH", "IMAGE_FOLDER", "OUTPUT_DIR")
 MODULE = "llava.train.train"
 
@@ -57,7 +60,7 @@ def test_every_training_script_is_known_here():
 
 @pytest.mark.parametrize("script", TASKS)
 def test_settings_are_the_papers(script, variables):
-    launcher, words = dry_run(script, **variables, DEEPSPEED="none")
+    launcher, words = dry_run(script, **variables, **MORE.get(script, {}), DEEPSPEED="none")
     model, data, training = parse_arguments(words)
     table = resolve_tasks(data, training)
     pretraining = script == "pretrain.sh"
@@ -71,8 +74,8 @@ def test_settings_are_the_papers(script, variables):
     assert (table.method, table.names) == ("EW", TASKS[script])
     assert len(table.unit_names) == (5 if script == "finetune_m3it.sh" else len(TASKS[script]))
     assert model.tune_mm_mlp_adapter == pretraining
-    assert model.version == {"pretrain.sh": "plain", "finetune_qwen2vl.sh": None}.get(script, "v1")
-    assert (model.vision_tower is None) == (script == "finetune_qwen2vl.sh")
+    assert model.version == {"pretrain.sh": "plain", "finetune_qwen2vl.sh": None, "finetune.sh": None}.get(script, "v1")
+    assert (model.vision_tower is None) == (script in ("finetune_qwen2vl.sh", "finetune.sh"))
 
 
 def test_the_readmes_variables_are_read(variables):
@@ -138,7 +141,8 @@ def test_the_cpu_takes_one_process(variables):
 @pytest.mark.parametrize("missing", VARIABLES)
 def test_missing_variables_are_named(script, missing, variables):
     del variables[missing]
-    done = subprocess.run(["bash", SCRIPTS / script], env=environment(**variables), capture_output=True, text=True)
+    env = environment(**variables, **MORE.get(script, {}))
+    done = subprocess.run(["bash", SCRIPTS / script], env=env, capture_output=True, text=True)
     assert done.returncode == 2
     assert f"{script}: set {missing} first" in done.stderr
 
@@ -173,7 +177,7 @@ def slurm(tmp_path):
         'for node in $(seq 0 $((SLURM_NNODES - 1))); do SLURM_NODEID=$node "$@" || exit; done',
         "scontrol": f'if [[ "$1" == show ]]; then printf "node7\\nnode8\\n"; else echo "$@" >>{tmp_path}/asked; fi',
         "squeue": 'echo "${STATE:-RUNNING}"',
-        "python": f'echo "$@" >>{tmp_path}/started\n'
+        "python": f'[[ "$2" != llava.train.check ]] || exit 0; echo "$@" >>{tmp_path}/started\n'
         '[[ -z "${STOP:-}" ]] || { mkdir -p "$OUTPUT_DIR"; touch "$OUTPUT_DIR/preempted"; exit 1; }',
     }
     for name, text in commands.items():
@@ -289,3 +293,43 @@ def test_a_stopped_script_goes_on_in_its_folder(bench, tmp_path):
     assert not (output / "preempted").exists()
     history = read_json(output / "trainer_state.json")["log_history"]
     assert [entry["step"] for entry in history if "loss" in entry] == list(range(1, step + 2))
+
+
+def test_own_tasks_come_from_the_weights_file(bench, tmp_path):
+    """README's last command: no task names, no paper's model; on a CPU as many threads as there are cores to spare."""
+    weights = tmp_path / "weights.json"
+    weights.write_text(json.dumps({"tasks": ["colour", "count"], "weights": {"colour": 0.8, "count": 1.2}}))
+    output, data = tmp_path / "out", bench.data(("colour", "count"))
+    extra = f"{SMALL} --index_cache_dir {tmp_path / 'index'} --max_steps 1"
+    places = {"DATA_PATH": data, "IMAGE_FOLDER": bench.images, "OUTPUT_DIR": output, "NUM_GPUS": 0}
+    env = environment(**places, BASE_MODEL_PATH=bench.root / "llava", VISATB_WEIGHTS=weights, EXTRA_ARGS=extra)
+    del env["OMP_NUM_THREADS"]
+    done = subprocess.run(["bash", SCRIPTS / "finetune.sh"], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert read_json(output / "run_card.json")["weights"] == {"colour": 0.8, "count": 1.2}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"VISATB_WEIGHTS": "weights.json", "TASK_NAMES": "ShareGPT4V VQAv2"}, "weights missing for ['ShareGPT4V'"),
+        ({"EXTRA_ARGS": "--learning_rate -1"}, "--learning_rate must be above 0"),
+        ({"DEEPSPEED": "zero9.json"}, "--deepspeed: zero9.json does not exist"),
+        ({"TASK_NAMES": "colour shape"}, "unknown_task"),
+    ],
+)
+def test_flags_and_data_are_checked_before_a_launcher_starts(bench, tmp_path, changed, message):
+    (tmp_path / "weights.json").write_text(json.dumps({"tasks": ["colour"], "weights": {"colour": 1.0}}))
+    launcher = tmp_path / "python"
+    launcher.write_text(
+        f'#!/bin/sh\ncase "$2" in llava.train.check) exec {sys.executable} "$@";; *) touch {tmp_path}/started;; esac\n'
+    )
+    launcher.chmod(0o755)
+    places = {"DATA_PATH": bench.data(("colour", "count")), "IMAGE_FOLDER": bench.images, "OUTPUT_DIR": tmp_path / "o"}
+    env = environment(**places, BASE_MODEL_PATH=bench.root / "llava", NUM_GPUS=2, **changed) | {"PYTHON": str(launcher)}
+    command = ["bash", SCRIPTS / "finetune.sh"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "nothing was started" in done.stderr
+    assert not (tmp_path / "started").exists()

@@ -125,7 +125,7 @@ BOMB = "a: &a [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
         ("? [a]\n: b", "must be a text"),
         ('image_folder: "a\\0b"', "NUL"),
         ('image_folder: "\\ud800"', "surrogate"),
-        ("subsets: {mini: 1e999999999/3}", "less than or equal to 1"),
+        ("subsets: {mini: 1e999999999/3}", "finite"),
         ("subsets: {mini: 1/1e999999999}", "greater than 0"),
         ("model: {path: b, parameters: 1e999B}", "finite"),
         ("# " + "x" * (1 << 20), "more than 1,048,576 bytes"),

@@ -59,7 +59,7 @@ def test_bad_records_are_named(tmp_path, base, capsys, file, change, words):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"training": {"learnin_rate": 1}}, ["learnin_rate", "did you mean --learning_rate"]),
+        ({"training": {"learnin_rate": 1}}, ["learnin_rate", "did you mean learning_rate"]),
         ({"training": {"bits": 5}}, ["bits"]),
         ({"training": {"deepspeed": "no.json"}}, ["deepspeed", "does not exist"]),
         ({"model": {"path": "/nowhere/at/all"}}, ["/nowhere/at/all"]),
@@ -83,3 +83,100 @@ def test_truth_that_does_not_fit_its_metric(tmp_path, base, capsys):
     assert code == 2
     assert "a_val-12.json" in text
     assert "no box" in text
+
+
+def copy_records(folder: Path, source: str, target: str, number: int) -> None:
+    """Put `number` of a file's records before those of another, in place of as many."""
+    records = json.loads((folder / source).read_text())[:number]
+    (folder / target).write_text(json.dumps(records + json.loads((folder / target).read_text())[number:]))
+
+
+def test_validation_data_that_are_training_data(tmp_path, base, capsys):
+    write_experiment(tmp_path, {"a": {}, "b": {}}, model={"path": str(base)}, training={"model_max_length": 128})
+    copy_records(tmp_path, "a_train-16.json", "a_val-12.json", 12)
+    copy_records(tmp_path, "b_train-16.json", "a_test-10.json", 10)  # another task's training data are trained on, too
+    code, text = run(tmp_path, base, capsys)
+    assert code == 2
+    assert "a_val-12.json: task a, val: all 12 questions are training questions" in text
+    assert "a_test-10.json: task a, test: all 10 questions" in text
+
+
+def test_shared_questions_and_images_are_counted(tmp_path, base, capsys, caplog):
+    write_experiment(tmp_path, {"a": {}, "b": {}}, model={"path": str(base)}, training={"model_max_length": 128})
+    copy_records(tmp_path, "a_train-16.json", "a_val-12.json", 3)
+    image = json.loads((tmp_path / "a_train-16.json").read_text())[0]["image"]
+
+    def show_training_image(records):
+        for record in records[:4]:
+            record["image"] = image
+            record["conversations"][0]["value"] = "<image>\nWhich colour?"
+
+    spoil(tmp_path / "b_test-10.json", show_training_image)
+    code, text = run(tmp_path, base, capsys)
+    assert (code, "2 warnings above" in text) == (0, True)
+    assert "a, val: 3 of 12 questions are training questions, too" in caplog.text
+    assert "b, test: 4 of 10 questions are about images that training data hold" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"num_train_epochs": 0}, "num_train_epochs must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"learning_rate": -1e-3}, "learning_rate must be above 0"),
+        ({"weight_decay": -1}, "weight_decay must not be below 0"),
+        ({"data_seed": 2**40}, "data_seed must be a whole number from 0"),
+        ({"report_to": "neptune"}, "neptune is not installed"),
+        ({"report_to": "wanbd"}, "unknown wanbd"),
+    ],
+)
+def test_settings_that_cannot_come_out_right(tmp_path, base, capsys, training, words):
+    code, text = run(tmp_path, base, capsys, training={"model_max_length": 128, **training})
+    assert (code, words in text, "--" in text) == (2, True, False), text
+
+
+@pytest.mark.parametrize("settings", [{"seed": -1}, {"seed": 2**32}, {"generation": {"temperature": float("inf")}}])
+def test_seeds_and_numbers_out_of_range(tmp_path, base, capsys, settings):
+    code, text = run(tmp_path, base, capsys, **settings)
+    assert (code, next(iter(settings)) in text) == (2, True)
+
+
+def test_one_record_and_one_question(tmp_path, base, capsys):
+    write_experiment(tmp_path, {"a": {}, "b": {}}, model={"path": str(base)}, training={"model_max_length": 128})
+    for file in ("a_train-16.json", "b_val-12.json"):
+        (tmp_path / file).write_text(json.dumps(json.loads((tmp_path / file).read_text())[:1]))
+    code, text = run(tmp_path, base, capsys)
+    assert code == 2
+    assert "task a: 1 training records are too few" in text
+    assert "b_val-12.json: one question says nothing" in text
+
+
+def test_answers_that_the_tokenizer_does_not_know(tmp_path, capsys, caplog):
+    base = Path(__file__).parents[2] / "examples" / "tiny" / "base"
+    write_experiment(tmp_path, {"a": {}, "b": {}}, model={"path": str(base)}, training={"model_max_length": 128})
+    known = "red"
+    for task, count in (("a", 16), ("b", 5)):
+
+        def spoil_answers(records, count=count):
+            for number, record in enumerate(records):
+                record["conversations"][0]["value"] = "<image>\nwhat colour is it?"
+                record["conversations"][1]["value"] = "fjord" if number < count else known
+
+        spoil(tmp_path / f"{task}_train-16.json", spoil_answers)
+    code, text = run(tmp_path, base, capsys)
+    assert code == 2
+    assert "task a: the answers of 16 of 16 samples become unknown tokens (record a-train-0, say)" in text
+    assert "task b: the answers of 5 of 16 samples become unknown tokens" in caplog.text
+
+
+def test_all_kinds_of_fault_at_once(tmp_path, base, capsys):
+    write_experiment(
+        tmp_path, {"a": {}, "b": {"metric": "iou"}}, model={"path": str(base)}, training={"model_max_length": 128}
+    )
+    spoil(tmp_path / "a_train-16.json", lambda records: records[3].update(image="lost.png"))
+    spoil(tmp_path / "a_test-10.json", lambda records: records[1].update(image="gone.png"))
+    copy_records(tmp_path, "b_train-16.json", "b_test-10.json", 10)
+    code, text = run(tmp_path, base, capsys)
+    assert code == 2
+    for words in ("lost.png", "gone.png", "no box", "b_test-10.json: task b, test: all 10"):
+        assert words in text

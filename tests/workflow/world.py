@@ -22,7 +22,7 @@ def write_task(folder: Path, task: str, counts: dict[str, int], seed: int = 0) -
         records = []
         for index in range(count):
             colour = list(COLOURS)[random.integers(len(COLOURS))]
-            image = folder / "images" / f"{colour}.png"
+            image = folder / "images" / f"{colour}-{split}.png"
             if not image.exists():
                 Image.new("RGB", (28, 28), COLOURS[colour]).save(image)
             question = {"from": "human", "value": f"<image>\nWhat colour has the {task}?"}
