@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# 2: sizes of images are those of the upright ones; 3: v0 trains on LLaVA's text; 4: the files' stamps; 5: unknown answers
+# 2: sizes are those of upright images; 3: v0 trains on LLaVA's text; 4: the files' stamps; 5: unknown answers
 _FORMAT = 5
 _HASH_BLOCK = 1 << 20
 _SHOWN_PROBLEMS = 20
