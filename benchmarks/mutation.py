@@ -5,7 +5,7 @@ Command:  pip install cosmic-ray, then python -m benchmarks.mutation [--share 0.
           `--session` (default build/mutation), so that a stopped campaign goes on where it was.
 Cost:     a test run per mutant: 5 to 60 CPU seconds
 Result:   benchmarks/results/mutation.json: mutants tried, those that survived with file and line; by module. Which of
-          the survivors matter is for a reader to judge (`matters` is filled in by hand and kept).
+          the survivors matter is for a reader to judge: `matters` in the file is filled in by hand.
 """
 
 from __future__ import annotations

@@ -227,14 +227,14 @@ def test_a_changed_model_is_another_model(tmp_path):
     path = experiment_file(tmp_path)
     model = tmp_path / "model"
     model.mkdir()
-    (model / "config.json").write_text('{"layers": 2}')
+    (model / "config.json").write_text('{"layers": 2, "hidden_size": 4096}')
     (model / "model.safetensors").touch()
     os.truncate(model / "model.safetensors", 1 << 27)  # a hole, which takes no space
     before = after(path, put("model", "path", value=str(model)))
 
     os.utime(model / "config.json", (1, 1))
     assert steps_of(path) == before
-    (model / "config.json").write_text('{"layers": 3}')
+    (model / "config.json").write_text('{"layers": 3, "hidden_size": 4096}')
     smaller = steps_of(path)
     assert smaller["mini train"] != before["mini train"]
     os.utime(model / "model.safetensors", (1, 1))
