@@ -180,8 +180,8 @@ def _there(files: Sequence[str]) -> list[str]:
 
 
 def _as_setting(text: str) -> str:
-    """A message of the train command in the words of an experiment file: without the dashes of flags."""
-    return re.sub(r"(?<!\S)--(?=\w)", "", text)
+    """A message of the commands in the words of an experiment file: keys in place of flags."""
+    return re.sub(r"(?<!\S)--(\w[\w-]*)", lambda flag: flag[1].replace("-", "_"), text)
 
 
 def _without(words: list[str], flag: str) -> list[str]:
@@ -233,7 +233,10 @@ def _check_question_file(experiment: Experiment, split: str, name: str) -> None:
 
     task = experiment.tasks[name]
     file = getattr(task, split)
-    questions = read_questions(file, experiment.image_folder)
+    try:
+        questions = read_questions(file, experiment.image_folder)
+    except DataError as error:
+        raise DataError(_as_setting(str(error))) from error
     logger.info("%s, %s: %d questions", name, split, len(questions.records))
     if len(questions.records) < LEAST_RECORDS:
         raise DataError(f"{file}: one question says nothing about a model; give task {name} more for {split}")

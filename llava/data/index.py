@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -39,7 +40,8 @@ logger = logging.getLogger(__name__)
 # 2: sizes are those of upright images; 3: v0 trains on LLaVA's text; 4: the files' stamps; 5: unknown answers
 _FORMAT = 5
 _HASH_BLOCK = 1 << 20
-_SHOWN_PROBLEMS = 20
+_STOP_AT = 20  # bad records: enough to see what is wrong, without tokenising all the rest
+_SHOWN_ALIKE = 3
 _PROBE_SIZES = ((28, 28), (336, 336), (480, 640), (640, 427), (1024, 1536), (100, 900))
 _DROPPED_QUIETLY = "no_target_left"  # cut to nothing by the maximum length: reported, but not a fault of the data
 
@@ -240,7 +242,7 @@ class _Builder:
             problems.write(json.dumps(problem.as_dict(self.settings.image_folder), ensure_ascii=False) + "\n")
             if self.stop_at_problem and problem.reason != _DROPPED_QUIETLY:
                 self.fatal.append(problem)
-        if len(self.fatal) >= _SHOWN_PROBLEMS:
+        if len(self.fatal) >= _STOP_AT:
             raise _error(self.fatal, at_least=True)
         for task, counts in result.per_task.items():
             self.task_ids.setdefault(task, len(self.task_ids))
@@ -269,17 +271,30 @@ class _Builder:
 
 
 def _error(problems: Sequence[Problem], at_least: bool) -> DataError:
-    count = f"{len(problems)} or more" if at_least else str(len(problems))
-    lines = [f"{count} bad records:"] + [f"  {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
-    reasons = dict.fromkeys(problem.reason for problem in problems)
-    lines += ["To mend:"] + [f"  {reason}: {REASONS[reason]}" for reason in reasons]
-    lines.append("With bad_samples=skip such records are left out, counted and listed.")
+    """All problems in one message: of each cause in a file the first few, and how many more there are."""
+    alike: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        alike.setdefault((problem.file, problem.reason), []).append(problem)
+    lines = [f"{_records(len(problems), 'bad ')}{', and what follows is not read' if at_least else ''}:"]
+    for (file, reason), group in alike.items():
+        lines += [f"  {problem}" for problem in group[:_SHOWN_ALIKE]]
+        if len(group) > _SHOWN_ALIKE:
+            lines.append(f"  … and {len(group) - _SHOWN_ALIKE} more in {file}: {reason}")
+    lines += ["To mend:"] + [f"  {reason}: {REASONS[reason]}" for reason in dict.fromkeys(one for _, one in alike)]
+    lines.append(
+        "With `--bad_samples skip` (in an experiment file `training: {bad_samples: skip}`) such records are left out, "
+        "counted and listed."
+    )
     return DataError("\n".join(lines))
+
+
+def _records(count: int, kind: str = "") -> str:
+    return f"{count} {kind}record{'' if count == 1 else 's'}"
 
 
 def _report(summary: Mapping[str, Any], folder: Path) -> None:
     """Say what the index holds and what it leaves out."""
-    logger.info("data index: %d samples", summary["num_samples"])
+    logger.info("data index: %d samples, in %s", summary["num_samples"], folder)
     for task, counts in summary["per_task"].items():
         if not counts:
             logger.warning("task %s has no sample in the data", task)
@@ -293,7 +308,20 @@ def _report(summary: Mapping[str, Any], folder: Path) -> None:
             "%d samples are cut to the maximum length (%d images go with it)", summary["truncated_samples"], images
         )
     for reason, count in sorted(cast("dict[str, int]", summary["skipped"]).items()):
-        logger.warning("%d records left out, %s; listed in %s", count, reason, folder / PROBLEMS_FILE)
+        names = [f"{name} of {file}" for file, name in itertools.islice(_left_out(folder, reason), _SHOWN_ALIKE)]
+        more = f" and {count - len(names)} more" if count > len(names) else ""
+        logger.warning("%s left out, %s (%s): %s%s", _records(count), reason, REASONS[reason], ", ".join(names), more)
+
+
+def _left_out(folder: Path, reason: str) -> Iterator[tuple[str, str]]:
+    """File and name of the records left out for a reason.
+
+    A warning names some of them, not the list: the index may be in a folder that is gone when the warning is read.
+    """
+    with open(folder / PROBLEMS_FILE, encoding="utf-8") as lines:
+        for problem in map(json.loads, lines):
+            if problem["reason"] == reason:
+                yield problem["file"], problem["record_id"]
 
 
 def unknown_answers(summary: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:

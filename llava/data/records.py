@@ -17,6 +17,7 @@ import ijson
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.data.errors import BadSampleError, DataError
+from llava.data.foreign import no_conversations, not_json, not_parsed, records_within
 
 _BUFFER = 1 << 20
 _DEEPEST = 200
@@ -53,8 +54,7 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[RawRecord]:
             elif first == b"{":
                 yield from _read_lines(path, file)
             else:
-                found = f"begins with {first!r}" if first else "is empty"
-                raise DataError(f"{path} {found}; it must be a JSON array of records, or one JSON record per line")
+                raise DataError(not_json(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
@@ -76,6 +76,8 @@ def _read_array(path: str | os.PathLike[str], file: BinaryIO) -> Iterator[RawRec
         for position, content in enumerate(ijson.items(_Shallow(path, file), "item", use_float=True, buf_size=_BUFFER)):
             yield RawRecord(position, content, file.tell())
     except (ijson.JSONError, UnicodeDecodeError) as error:
+        if cause := not_parsed(path, error):
+            raise DataError(f"{path} {cause}") from error
         cut = isinstance(error, ijson.IncompleteJSONError) and file.read(1) == b""
         problem = "is cut off or broken" if cut else "is not valid JSON"
         raise DataError(
@@ -125,6 +127,13 @@ def _read_lines(path: str | os.PathLike[str], file: BinaryIO) -> Iterator[RawRec
         except RecursionError as error:
             raise DataError(f"{path}, line {number}: nests values without end: no record is like that") from error
         except ValueError as error:
+            if cause := not_parsed(path, error):
+                raise DataError(f"{path} {cause}") from error
+            if position == 0 and (name := records_within(path)):
+                raise DataError(
+                    f"{path} is one object, with a list of objects in `{name}`; if those are the records, "
+                    "write that list alone into the file"
+                ) from error
             raise DataError(
                 f"{path}, line {number}: not a whole JSON record ({_one_line(error)}); "
                 "each line must hold one record, and the last one may be cut off"
@@ -152,6 +161,8 @@ def check_record(raw: RawRecord, file_task: str | None, task_names: Collection[s
     content = raw.content
     if not isinstance(content, dict):
         raise BadSampleError("not_a_record", f"found a {type(content).__name__}")
+    if "conversations" not in content:
+        raise no_conversations(content)
     task = _task(content, file_task, task_names)
     turns = _turns(content.get("conversations"))
     images = _images(content.get("image"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.data.errors import REASONS, BadSampleError, DataError
+from llava.data.foreign import no_conversations
 from llava.data.images import ImageFolder
 from llava.data.records import RawRecord, check_record, read_records, record_name
 from llava.infer.prompts import Request
@@ -94,6 +95,8 @@ def _as_pair(content: Any) -> Any:
     """The record with the task and the truth left out, which a question may lack or hold in any form."""
     if not isinstance(content, dict):
         return content
+    if "conversations" not in content:
+        raise no_conversations(content)
     turns = content.get("conversations")
     if not isinstance(turns, list) or len(turns) != 2 or not all(isinstance(turn, dict) for turn in turns):
         found = f"{len(turns)} turns" if isinstance(turns, list) else "no list of turns"

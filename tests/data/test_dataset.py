@@ -117,7 +117,9 @@ def test_a_sample_cut_to_nothing_is_counted_and_left_out(tmp_path, llava, caplog
     assert len(dataset) == 1
     assert dataset.store.summary["skipped"] == {"no_target_left": 1}
     assert '"long"' in (folder / PROBLEMS_FILE).read_text()
-    assert "1 records left out, no_target_left" in caplog.text
+    assert "1 record left out, no_target_left" in caplog.text
+    assert f"long of {tmp_path / 'data.json'}" in caplog.text
+    assert "bad_samples.jsonl" not in caplog.text  # after validation its folder is gone
 
 
 def test_image_that_changed_or_went_bad_after_indexing(tmp_path, llava):

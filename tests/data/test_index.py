@@ -162,7 +162,20 @@ def test_problems_are_reported_together(folder, llava):
     assert "gone.png" in text
     with pytest.raises(DataError) as caught:
         index(folder, [record("a", "", record_id=f"bad{i}") for i in range(50)], llava)
-    assert str(caught.value).count("empty_answer: turn") == 20
+    text = str(caught.value)
+    assert (text.count("empty_answer: turn"), "and 47 more in" in text) == (3, True)
+    assert text.startswith("50 bad records, and what follows is not read:")
+    assert "training: {bad_samples: skip}" in text
+
+
+def test_each_cause_is_shown_and_counted_by_itself(folder, llava):
+    records = [record("a", "b", record_id=f"task{i}", task="other") for i in range(5)]
+    records += [bad_image("../outside.png"), *records[:4]]
+    with pytest.raises(DataError) as caught:
+        index(folder, records, llava)
+    text = str(caught.value)
+    assert text.startswith("10 bad records:")
+    assert (text.count("tasks are vqa"), text.count("../outside.png leads"), text.count("… and 6 more")) == (3, 1, 1)
 
 
 def test_no_image_folder(folder, llava):
@@ -193,7 +206,7 @@ def test_json_that_is_cut_off(folder, llava, keep, mode):
         (b"  \n", "is empty"),
         (b'"text"', "begins with"),
         (b'[{"id": 1} {"id": 2}]', "not valid JSON|cut off or broken"),
-        (b'[{"id": "\xff\xfe"}]', "not valid JSON|cut off or broken"),
+        (b'[{"id": "\xff\xfe"}]', "not in UTF-8"),
         (b'{"id": 1}\n{"id": 2', r"line 2: not a whole JSON record"),
         (b'[{"id": 1}] trailing', "not valid JSON|cut off or broken"),
     ],
