@@ -683,7 +683,10 @@ def write_json(path: Path, content: Any) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            with open(temporary, "w", encoding="utf-8") as stream:
+                stream.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.disk import move_into_place
+
 IDENTITY = ("task", "model", "split")
 HUMAN_ROLES = ("human", "user")
 ASSISTANT_ROLES = ("gpt", "assistant")
@@ -177,7 +179,7 @@ def write_json(path: Path, content: Any) -> None:
             json.dump(content, stream, indent=1, allow_nan=False)
             stream.write("\n")
         os.chmod(temporary, 0o644)  # mkstemp gives 0600, which would keep colleagues from reading results
-        os.replace(temporary, path)
+        move_into_place(temporary, path)
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.disk import move_into_place
 from llava.data.errors import DataError
 from llava.data.records import read_records, record_name
 
@@ -80,7 +81,7 @@ def write_records(path: Path, records: Iterator[dict[str, Any]]) -> int:
                 written += 1
             stream.write(b"\n]\n" if written else b"[]\n")
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        move_into_place(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
     return written

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from eval.disk import move_into_place
 from llava.data.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ def write_json(path: Path, content: Any) -> None:
                 json.dump(content, stream, indent=1)
                 stream.write("\n")
             os.chmod(temporary, 0o644)  # mkstemp gives 0600, which would keep colleagues from reading results
-            os.replace(temporary, path)
+            move_into_place(temporary, path)
         finally:
             Path(temporary).unlink(missing_ok=True)
     except OSError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from eval.disk import move_into_place
 from llava.model.projector import original_names, projector_shapes
 from llava.model.shards import read_shard
 
@@ -89,4 +90,4 @@ def _write(target: Path, tensors: dict[str, torch.Tensor]) -> None:
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary)
     else:
         torch.save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary)
-    os.replace(temporary, target)
+    move_into_place(temporary, target)

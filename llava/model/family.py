@@ -20,6 +20,8 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from eval.disk import move_into_place
+
 TEMPLATE_KEY = "conversation_template"
 PROCESSOR_CONFIG = "processor_config.json"
 
@@ -139,4 +141,4 @@ def update_json(file: Path, values: dict[str, Any]) -> None:
     content.update(values)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, file)
+    move_into_place(temporary, file)

@@ -14,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from eval.disk import move_into_place
+
 SHARD_BYTES = 4 * 2**30
 _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -77,12 +79,12 @@ class ShardWriter:
         """Write what is left, give the shards their final names and write the index."""
         self._flush()
         if len(self._shards) == 1:
-            os.replace(self._part(0), self.folder / "model.safetensors")
+            move_into_place(self._part(0), self.folder / "model.safetensors")
             return
         weight_map = {}
         for number, names in enumerate(self._shards):
             final = f"model-{number + 1:05d}-of-{len(self._shards):05d}.safetensors"
-            os.replace(self._part(number), self.folder / final)
+            move_into_place(self._part(number), self.folder / final)
             weight_map.update(dict.fromkeys(names, final))
         index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(weight_map.items()))}
         (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
@@ -116,6 +118,6 @@ def whole_folder(target: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        os.replace(temporary, target)
+        move_into_place(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

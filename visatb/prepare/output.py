@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.disk import move_into_place
 from visatb.prepare.source import PrepareError, Record, Summary
 
 Item = TypeVar("Item")
@@ -57,7 +58,7 @@ class Output:
             gone = f" ({tally.missing} records without their image were left out)" if tally.missing else ""
             raise PrepareError(f"task {task}: nothing to put into {split}{gone}")
         name = f"{task}_{split}-{tally.samples}.json"
-        os.replace(temporary, self.folder / name)
+        move_into_place(temporary, self.folder / name)
         self.summaries.append(tally.summary(name))
         return self.summaries[-1]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -17,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from eval.disk import move_into_place
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def prepare(source: Source, args: argparse.Namespace, output: Path, overwrite: b
         (temporary / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
         if output.exists():
             shutil.rmtree(output)
-        os.replace(temporary, output)
+        move_into_place(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return summaries

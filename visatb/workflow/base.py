@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from eval.disk import move_into_place
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def _publish(made: Path, folder: Path) -> None:
     if made.parent != folder:
         raise RuntimeError(f"{made} is a model already")
     for file in sorted(made.iterdir(), key=lambda file: file.name == "config.json"):
-        os.replace(file, folder / file.name)
+        move_into_place(file, folder / file.name)
     made.rmdir()
 
 
