@@ -109,7 +109,7 @@ def test_writer_holds_one_shard_at_most(tmp_path, monkeypatch):
     monkeypatch.setattr(
         shards, "save_file", lambda tensors, *_, **__: sizes.append(sum(t.nbytes for t in tensors.values()))
     )
-    monkeypatch.setattr(shards.os, "replace", lambda *_: None)
+    monkeypatch.setattr(shards, "move_into_place", lambda *_: None)
     for number in range(20):
         writer.add(f"t{number}", torch.zeros(75))
     writer.finish()
