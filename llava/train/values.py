@@ -14,8 +14,6 @@ LARGEST_SEED = 2**32 - 1
 
 _POSITIVE: tuple[str, ...] = (
     "learning_rate",
-    "mm_projector_lr",
-    "mm_vision_tower_lr",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "model_max_length",
@@ -24,7 +22,15 @@ _POSITIVE: tuple[str, ...] = (
     "logging_steps",
     "save_steps",
 )
-_NOT_NEGATIVE = ("weight_decay", "max_grad_norm", "warmup_steps", "adam_epsilon", "dataloader_num_workers")
+_NOT_NEGATIVE = (
+    "mm_projector_lr",  # 0 keeps a part as it is
+    "mm_vision_tower_lr",
+    "weight_decay",
+    "max_grad_norm",
+    "warmup_steps",
+    "adam_epsilon",
+    "dataloader_num_workers",
+)
 _SHARES = ("adam_beta1", "adam_beta2", "lora_dropout")
 _PACKAGES = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}
 """Names in transformers' `is_…_available` where they are not the reporter's own."""
