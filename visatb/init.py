@@ -1,7 +1,7 @@
 """`visatb init`: draft an experiment file from a folder of LLaVA JSON files.
 
 Files are told apart by their names, `{task}_{train|val|test}-{size}.json` (the size may be missing); a task's metric is
-guessed from its truths.
+guessed from its truths, and the subsets' rates and the batch follow from the number of its records (visatb/sizes.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from eval.metrics import parse_box
 from llava.data.errors import DataError
 from llava.data.records import read_records
 from llava.disk import write_problem
+from visatb import records
+from visatb.sizes import choose_sizes, longest_sequence
 from visatb.workflow.files import write_text
 from visatb.yaml_lines import ExperimentError
 
@@ -40,18 +42,19 @@ model:
 """
 _TAIL = """
 subsets: # both rates are of a task's whole training data; the mini subset lies in the large one
-  large: 1.0 # 10,000 samples a task are enough
-  mini: 1/32 # 1,000 samples a task are enough
+  large: {sizes.large} # {sizes.why_large}
+  mini: {sizes.mini} # {sizes.why_mini}
 
 weighting:
   temperature: 0.5 # lower: weights further apart; auto: the lowest that keeps them within 0.5 to 2.0
 
 methods: [EW, VisATB] # add STL for ΔI and ΔE relative to single-task learning (one more run a task)
 
-global_batch_size: 128
+global_batch_size: {sizes.batch} # {sizes.why_batch}
 training: # any argument of `visatb train`
   learning_rate: 2e-5
   num_train_epochs: 1
+  model_max_length: {length} # {why_length}
   # for a 7B model on GPUs of 80 GB, with gpus_per_job: 8 below
   # bf16: true
   # gradient_checkpointing: true
@@ -86,7 +89,10 @@ def draft(folder: Path, output: Path, model: str, image_folder: Path | None = No
     lines.append("tasks:")
     for task, splits in found.items():
         lines += _task_lines(task, splits, base)
-    return "\n".join(lines) + "\n" + _TAIL
+    totals = {task: records.count([str(file) for file in splits["train"]]) for task, splits in found.items()}
+    sizes = choose_sizes(totals, [task for task, splits in found.items() if "val" in splits])
+    length, why_length = longest_sequence(base / os.path.expanduser(model))
+    return "\n".join(lines) + "\n" + _TAIL.format(sizes=sizes, length=length, why_length=why_length)
 
 
 def _task_lines(task: str, splits: dict[str, list[Path]], base: Path) -> Iterator[str]:

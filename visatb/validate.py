@@ -26,7 +26,7 @@ from visatb.layout import SPLITS, Layout
 from visatb.overlap import overlaps
 from visatb.schema import Experiment, training_arguments
 from visatb.space import shortage
-from visatb.yaml_lines import ExperimentError
+from visatb.yaml_lines import ExperimentError, read
 
 if TYPE_CHECKING:
     from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
@@ -114,8 +114,9 @@ def validate(experiment: Experiment, layout: Layout) -> None:
         checks.run(load_metric, metric)
     checks.run(_check_launch, experiment)
     parsed = {stage: checks.run(_parse, experiment, layout, stage) for stage in _stages(experiment)}
-    final = parsed.get("finals") or next((one for one in parsed.values() if one), None)
-    source = checks.run(_check_model, experiment, final) if final else None
+    stage = next((one for one in ("finals", *parsed) if parsed.get(one)), None)
+    final = parsed[stage] if stage else None
+    source = checks.run(_check_model, experiment, stage, final) if final else None
     if has_images:
         if source and final:
             checks.run(_check_training_data, source, final)
@@ -184,6 +185,17 @@ def _as_setting(text: str) -> str:
     return re.sub(r"(?<!\S)--(\w[\w-]*)", lambda flag: flag[1].replace("-", "_"), text)
 
 
+def _at_its_line(experiment: Experiment, stage: Stage, error: ValueError) -> ValueError:
+    """An error about a flag that a training setting gives, told of that setting and its line; else the error itself."""
+    flag, _, text = str(error).partition(" ")
+    name = flag.removeprefix("--")
+    if not flag.startswith("--") or name not in training_arguments(experiment, stage):
+        return error
+    document = read(experiment.source)
+    place = next((one for one in (("overrides", stage, name), ("training", name)) if one in document.lines), None)
+    return document.error(place or ("training", name), text if place else f"{text} ({name} is not given: the default)")
+
+
 def _without(words: list[str], flag: str) -> list[str]:
     if flag not in words:
         return words
@@ -191,10 +203,13 @@ def _without(words: list[str], flag: str) -> list[str]:
     return words[:place] + words[place + 2 :]
 
 
-def _check_model(experiment: Experiment, parsed: Parsed) -> Source:
+def _check_model(experiment: Experiment, stage: Stage, parsed: Parsed) -> Source:
     from llava.train.model import find_source
 
-    source = find_source(*parsed)
+    try:
+        source = find_source(*parsed)
+    except ValueError as error:
+        raise _at_its_line(experiment, stage, error) from error
     if experiment.model.family not in (None, source.family.name):
         raise ExperimentError(
             f"{experiment.source}: model.family: {experiment.model.path} is of family {source.family.name}, "

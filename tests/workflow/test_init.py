@@ -8,6 +8,8 @@ import pytest
 from tests.workflow.world import write_task
 from visatb.experiment import load_experiment
 from visatb.init import guess_metric, main
+from visatb.plan import make_plan
+from visatb.sizes import choose_sizes
 
 
 def write_truths(path: Path, truths: list) -> Path:
@@ -69,3 +71,58 @@ def test_folder_without_data(tmp_path, capsys):
     write_truths(tmp_path / "a_val-1.json", ["x"])
     assert main([str(tmp_path), "--output", str(tmp_path / "x.yaml")]) == 2
     assert "no training data" in capsys.readouterr().err
+
+
+def draft_of(folder: Path, counts: dict[str, int], model: Path | str = "somewhere/7b") -> Path:
+    for task, count in counts.items():
+        write_task(folder / "data", task, {"train": count, "val": 2, "test": 2})
+    output = folder / "mine.yaml"
+    assert main([str(folder / "data"), "--output", str(output), "--model", str(model)]) == 0
+    return output
+
+
+def test_sizes_fit_small_data(tmp_path):
+    output = draft_of(tmp_path, {"a": 800, "b": 1664, "c": 1000, "d": 900})
+    experiment = load_experiment(output)
+    assert (experiment.subsets.large, experiment.subsets.mini, experiment.global_batch_size) == (1, 1 / 4, 8)
+    models = {model.name: model for model in make_plan(experiment).models}
+    assert (models["mini"].samples, models["mini"].steps) == (1091, 137)  # by hand: 4364 / 4, in steps of 8
+    text = output.read_text()
+    assert "mini: 1/4 # 200 to 416 samples a task" in text
+    assert "global_batch_size: 8 # samples a step: 137 steps of the mini model" in text
+
+
+@pytest.mark.parametrize(
+    ("totals", "large", "mini", "batch"),
+    [
+        # The paper's academic benchmark: its own settings.
+        ([83_000, 72_000, 80_000, 18_000, 48_000, 50_000, 41_000, 82_000], "1.0", "1/32", 128),
+        ([400_000] * 4, "1/4", "1/32", 128),
+        ([40_000] * 4, "1/4", "1/32", 32),  # minis of 1,250: 157 steps of 32, and 79 of 64
+        ([16_000] * 4, "1.0", "1/16", 32),
+        ([100_000, 100_000, 300], "1.0", "1/32", 32),  # one small task does not make all minis large
+        ([10, 12], "1.0", "1/4", 8),
+    ],
+)
+def test_sizes_are_the_papers_where_the_data_allow(totals, large, mini, batch):
+    counts = {f"task{number}": total for number, total in enumerate(totals)}
+    sizes = choose_sizes(counts, list(counts))
+    assert (sizes.large, sizes.mini, sizes.batch) == (large, mini, batch)
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        ({"text_config": {"max_position_embeddings": 512}}, 512),
+        ({"max_position_embeddings": 32768}, 2048),
+        ({"model_type": "llava"}, 2048),
+        ([], 2048),
+        (None, 2048),
+    ],
+)
+def test_length_is_within_the_models_positions(tmp_path, config, length):
+    if config is not None:
+        (tmp_path / "base").mkdir()
+        (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    output = draft_of(tmp_path, {"a": 4, "b": 4}, tmp_path / "base")
+    assert load_experiment(output).training["model_max_length"] == length

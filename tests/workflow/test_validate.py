@@ -180,3 +180,26 @@ def test_all_kinds_of_fault_at_once(tmp_path, base, capsys):
     assert code == 2
     for words in ("lost.png", "gone.png", "no box", "b_test-10.json: task b, test: all 10"):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"training": {"model_max_length": 99999}}, "training.model_max_length"),
+        ({"overrides": {"finals": {"model_max_length": 99999}}}, "overrides.finals.model_max_length"),
+    ],
+)
+def test_length_above_the_models_positions_is_named_by_its_key_and_line(tmp_path, base, capsys, settings, key):
+    code, text = run(tmp_path, base, capsys, **settings)
+    file = tmp_path / "experiment.yaml"
+    line = next(number for number, line in enumerate(file.read_text().splitlines(), 1) if "99999" in line)
+    assert code == 2
+    assert f"{file}:{line}: {key}: 99999 exceeds the" in text
+    assert "--" not in text
+
+
+def test_default_length_above_the_models_positions(tmp_path, capsys):
+    code, text = run(tmp_path, Path(__file__).parents[2] / "examples" / "tiny" / "base", capsys, training={})
+    assert code == 2
+    assert "training.model_max_length: 2048 exceeds the 512 positions" in text
+    assert "model_max_length is not given: the default" in text
