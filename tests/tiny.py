@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from llava.model.build import build_llava
+from llava.model.assemble import build_llava
 from llava.model.families.qwen2_vl import QwenProcessor
 
 HIDDEN = 32

@@ -34,7 +34,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from llava.model.build import build_llava
+from llava.model.assemble import build_llava
 from llava.model.families.llava import LlavaSquareProcessor
 
 logger = logging.getLogger("make_base")

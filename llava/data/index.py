@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from llava.data.errors import REASONS, DataError
 from llava.data.images import stamp
+from llava.data.index_rows import BatchResult, IndexSettings, Problem, run_batches
 from llava.data.store import PROBLEMS_FILE, SUMMARY_FILE, SampleStore, SampleWriter, read_summary
 from llava.data.template import check_template
-from llava.data.work import BatchResult, IndexSettings, Problem, run_batches
 
 if TYPE_CHECKING:
     from llava.model.family import Processor

@@ -23,15 +23,16 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.integrations import deepspeed as hf_deepspeed
 
-from llava.model.adapter import read_projector
-from llava.model.build import build_llava, llava_config, load_base_tokenizer
-from llava.model.convert import from_original
+from llava.model.assemble import build_llava, llava_config, load_base_tokenizer
 from llava.model.families.llava import LlavaSquareProcessor, square_image_processor
 from llava.model.family import Family, Processor, family_of, get_family
 from llava.model.lora import lora_config, quantization_config
-from llava.model.original import is_original, read_config
-from llava.model.original_parts import config_from_original, processor_from_original
+from llava.model.original.config import config_from_original
+from llava.model.original.model import from_original
+from llava.model.original.names import is_original, read_config
+from llava.model.original.processor import processor_from_original
 from llava.model.projector import STOCK_TYPE, projector_type_of
+from llava.model.projector_file import read_projector
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, UsageError
 from llava.train.folder import BASE_MODEL
 

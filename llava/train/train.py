@@ -27,8 +27,8 @@ from llava.data.errors import DataError
 from llava.data.index import build_index, copy_problems
 from llava.data.order import ModalityLengthOrder
 from llava.disk import write_problem
-from llava.model.adapter import write_projector
 from llava.model.projector import projector_type_of
+from llava.model.projector_file import write_projector
 from llava.model.shards import read_shard, weight_files
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, UsageError, parse_arguments
 from llava.train.distributed import is_main, run_on_main

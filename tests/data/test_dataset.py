@@ -154,7 +154,7 @@ def test_negative_and_outlying_indices(tmp_path, llava):
 def test_many_batches_keep_their_order(tmp_path, llava, monkeypatch):
     """More rows than one Arrow batch holds, and more records than one piece of work."""
     monkeypatch.setattr("llava.data.store._ROWS_PER_BATCH", 3)
-    monkeypatch.setattr("llava.data.work._RECORDS_PER_BATCH", 2)
+    monkeypatch.setattr("llava.data.index_rows._RECORDS_PER_BATCH", 2)
     records = [record(f"q{i}", f"answer {i}" * (i % 3 + 1), record_id=str(i)) for i in range(11)]
     dataset = InstructionDataset(index(tmp_path, records, llava), None, llava)
     assert [dataset.store[i].record_id for i in range(11)] == [str(i) for i in range(11)]

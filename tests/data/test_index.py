@@ -12,8 +12,8 @@ from PIL import Image
 from llava.data import images as images_module
 from llava.data.errors import REASONS, DataError
 from llava.data.index import _held, copy_problems
+from llava.data.index_rows import IndexSettings, run_batches
 from llava.data.store import PROBLEMS_FILE, SAMPLES_FILE, SUMMARY_FILE, SampleStore, read_summary
-from llava.data.work import IndexSettings, run_batches
 from tests.data.world import index, llava_processor, qwen_processor, record, save_image, write_json
 
 
@@ -388,7 +388,7 @@ def test_loser_of_a_race_takes_the_winners_index(folder, llava, monkeypatch):
 
 
 def test_several_processes_give_the_same_index(folder, llava, monkeypatch):
-    monkeypatch.setattr("llava.data.work._RECORDS_PER_BATCH", 7)
+    monkeypatch.setattr("llava.data.index_rows._RECORDS_PER_BATCH", 7)
     records = []
     for i in range(50):
         records.append(record("<image>\nWhat?", f"A cat {i}." * (i % 5 + 1), record_id=str(i), image="a.png"))
@@ -443,7 +443,7 @@ def test_reading_holds_one_record_at_a_time(tmp_path, lines):
 
 
 def test_bytes_of_progress_add_up(folder, llava, monkeypatch):
-    monkeypatch.setattr("llava.data.work._RECORDS_PER_BATCH", 2)
+    monkeypatch.setattr("llava.data.index_rows._RECORDS_PER_BATCH", 2)
     paths = [write_json(folder / "1.jsonl", [GOOD] * 5, lines=True), write_json(folder / "2.json", [GOOD] * 4)]
     settings = IndexSettings(str(folder / "images"), None, "v1", 256, llava, (None, None))
     read = [result.num_bytes for result in run_batches(paths, settings, 0, 1)]

@@ -12,7 +12,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, PreTrainedT
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from llava.data.index import build_index
-from llava.model.build import load_base_tokenizer
+from llava.model.assemble import load_base_tokenizer
 from llava.model.families.llava import LlavaSquareProcessor, square_image_processor
 from llava.model.families.qwen2_vl import QwenProcessor
 from tests.tiny import sentencepiece_file, tiny_qwen_tokenizer

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from llava.infer.prompts import Request
-from llava.model.builder import load_model_and_processor
+from llava.model.load import load_model_and_processor
 from tests.tiny import tiny_llava, tiny_qwen2_5_vl, tiny_qwen2_vl
 
 MAKERS = {"llava": tiny_llava, "qwen2_vl": tiny_qwen2_vl, "qwen2_5_vl": tiny_qwen2_5_vl}

@@ -8,10 +8,10 @@ from peft import get_peft_model
 from inference_visatb import main
 from llava.infer.checkpoint import Checkpoint
 from llava.infer.engine import GenerationSettings, Generator
-from llava.model.build import build_llava
-from llava.model.builder import load_model_and_processor
+from llava.model.assemble import build_llava
 from llava.model.convert import convert
 from llava.model.family import family_of
+from llava.model.load import load_model_and_processor
 from llava.model.lora import lora_config
 from tests.infer.conftest import mixed_requests
 from tests.tiny import tiny_clip, tiny_language_model

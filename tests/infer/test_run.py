@@ -17,7 +17,7 @@ from llava.infer import run
 from llava.infer.answers import Journal
 from llava.infer.checkpoint import Checkpoint
 from llava.infer.engine import GenerationSettings, Generator
-from llava.model.builder import load_model_and_processor
+from llava.model.load import load_model_and_processor
 from tests.infer.conftest import write
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import torch
 
 from llava.infer.engine import GenerationSettings, Generator
 from llava.infer.prompts import Request
-from llava.model.builder import load_model_and_processor
+from llava.model.load import load_model_and_processor
 from llava.run_llava import chat, main, with_images
 from tests.infer.conftest import noise
 

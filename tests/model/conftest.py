@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llava.model.build import build_llava
+from llava.model.assemble import build_llava
 from tests import tiny
 
 

@@ -9,9 +9,9 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import CLIPVisionModel, LlamaForCausalLM, LlamaTokenizer
 
-from llava.model.adapter import write_projector
-from llava.model.build import build_llava, llava_config
+from llava.model.assemble import build_llava, llava_config
 from llava.model.family import family_of
+from llava.model.projector_file import write_projector
 from tests.model.conftest import random_projector
 
 IMAGE = 32000
@@ -136,7 +136,7 @@ def test_tied_language_model_stays_tied(parts, tmp_path):
 
 def test_misfits_are_named_before_weights_are_read(parts, tmp_path, monkeypatch):
     language, tower = parts
-    monkeypatch.setattr("llava.model.build.AutoModelForCausalLM.from_pretrained", None)  # would not be callable
+    monkeypatch.setattr("llava.model.assemble.AutoModelForCausalLM.from_pretrained", None)  # would not be callable
     wrong = tmp_path / "wrong.bin"
     write_projector({"linear_1.weight": torch.zeros(32, 20), "linear_1.bias": torch.zeros(32)}, "linear", wrong)
     with pytest.raises(ValueError, match=r"wrong\.bin: weight has shape \(32, 20\).*need \(32, 24\)"):
@@ -184,7 +184,7 @@ def test_saved_folder_serves_stock_transformers(hub_folder):
 @pytest.mark.parametrize("legacy", [True, False])
 def test_tokenizer_splits_alike_after_saving(parts, tmp_path, legacy):
     """The reloaded tokenizer, too, and the one after that."""
-    from llava.model.build import load_base_tokenizer
+    from llava.model.assemble import load_base_tokenizer
     from llava.model.families.llava import LlavaSquareProcessor, square_image_processor
 
     language = tmp_path / "lm"

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPVisionModel
 
 from llava.model import convert, shards
-from llava.model.builder import load_model_and_processor
 from llava.model.family import family_of
+from llava.model.load import load_model_and_processor
 from tests.model.conftest import original_settings, random_projector
 
 

@@ -10,8 +10,8 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.core_model_loading import revert_weight_conversion
 
-from llava.model.build import wrap_config
-from llava.model.original import hub_layout, to_hub_name, to_original_name
+from llava.model.assemble import wrap_config
+from llava.model.original.names import hub_layout, to_hub_name, to_original_name
 from llava.model.projector import projector_for
 
 # width, mlp width, layers, heads

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from llava.model import convert, merge_lora
-from llava.model.builder import load_model_and_processor, load_pretrained_model
 from llava.model.family import family_of
+from llava.model.load import load_model_and_processor, load_pretrained_model
 from llava.model.lora import language_linear_names, lora_config, quantization_config
 from tests.model.conftest import original_settings, random_projector
 from tests.model.test_convert import same_bits

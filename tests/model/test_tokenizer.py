@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from llava.model import convert
-from llava.model.build import build_llava
+from llava.model.assemble import build_llava
 from llava.model.family import family_of
 from llava.model.tokenizer import load_tokenizer
 from tests import tiny

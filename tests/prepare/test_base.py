@@ -16,7 +16,7 @@ from PIL import Image
 
 from eval.metrics import parse_box
 from llava.data.template import encode
-from llava.model.builder import load_model_and_processor
+from llava.model.load import load_model_and_processor
 from visatb.experiment import load_experiment
 from visatb.prepare.nlvr_tasks import Thing
 from visatb.prepare.scenes import Item

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llava.model.builder import load_model_and_processor
+from llava.model.load import load_model_and_processor
 from llava.train import model as model_source
 from llava.train.folder import read_json
 from llava.train.train import main

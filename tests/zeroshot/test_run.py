@@ -11,7 +11,7 @@ import torch
 from llava.eval.registry import BENCHMARKS
 from llava.eval.run import main
 from llava.infer.engine import Generator
-from llava.model.builder import load_model_and_processor
+from llava.model.load import load_model_and_processor
 from tests.zeroshot.mini import mmvet, pope, seed
 
 SERVED = {"mmvet", "llava_bench_wild", "llava_bench_coco", "vqav2", "vizwiz"}  # not scored without server or judge

@@ -14,19 +14,13 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlavaConfig
 
-from llava.model.adapter import original_tensors
 from llava.model.families.llava import LlavaFamily
 from llava.model.lora import target_pattern
-from llava.model.original import read_config
-from llava.model.original_parts import (
-    base_tokenizer_model,
-    config_from_original,
-    original_config,
-    processor_from_original,
-    recorded_tower,
-    write_base_tokenizer,
-)
+from llava.model.original.config import config_from_original, original_config, recorded_tower
+from llava.model.original.names import read_config
+from llava.model.original.processor import base_tokenizer_model, processor_from_original, write_base_tokenizer
 from llava.model.projector import original_names, projector_type_of
+from llava.model.projector_file import original_tensors
 from llava.model.shards import read_shard, whole_folder
 
 NON_LORA = "non_lora_trainables.bin"

@@ -26,9 +26,9 @@ from transformers import (
 )
 from transformers.conversion_mapping import get_model_conversion_mapping
 
-from llava.model.adapter import read_projector
 from llava.model.families.llava import IMAGE_TOKEN, LlavaSquareProcessor, square_image_processor
 from llava.model.projector import STOCK_TYPE, projector_for, projector_shapes, text_of, vision_of
+from llava.model.projector_file import read_projector
 from llava.model.tokenizer import load_tokenizer
 
 PAD_TOKEN = "<pad>"

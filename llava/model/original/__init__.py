@@ -1,0 +1,1 @@
+"""Original LLaVA's checkpoints against transformers': names, configuration, processor, whole models, LoRA."""
