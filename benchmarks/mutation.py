@@ -31,8 +31,8 @@ MODULES = {
     "transformers_patch/loss.py": "tests/vitw/test_forward.py",
     "transformers_patch/trainer.py": "tests/vitw/test_exact.py tests/vitw/test_packed.py tests/vitw/test_checkpoint.py",
     "llava/data/template.py": "tests/data/test_template.py tests/data/test_dataset.py",
-    "visatb/keys.py": "tests/workflow/test_keys.py",
-    "visatb/workflow/results.py": "tests/workflow/test_run.py",
+    "visatb/workflow/keys.py": "tests/workflow/test_keys.py",
+    "visatb/workdir/results.py": "tests/workflow/test_run.py",
 }
 # The same program by another name: annotations are not evaluated, and small values are one object.
 NOT_TRIED = (

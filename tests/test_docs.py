@@ -93,7 +93,9 @@ def test_steps_of_the_readme(tmp_path):
     steps = [words for words in commands(ROOT / "README.md") if words[0] == "visatb"]
     assert [words[1] for words in steps] == ["init", "validate", "plan", "run", "status"]
     for words in steps:
-        module = ["visatb.validate"] if words[1] == "validate" else ["visatb.cli", words[1]]  # a stand-in's name
+        module = (
+            ["visatb.commands.validate"] if words[1] == "validate" else ["visatb.cli", words[1]]
+        )  # a stand-in's name
         more = ["--cold"] if words[1] == "run" else []
         command = [sys.executable, "-m", *module, *words[2:], *more]
         environment = {**os.environ, "PYTHONPATH": stand_ins}

@@ -7,16 +7,22 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "prepare": ("visatb.prepare.cli:main", "make a data set's task files"),
-    "run": ("visatb.run:main", "run a whole experiment, or what is left of it: proxies, λ, final runs, report"),
-    "plan": ("visatb.plan_command:main", "what an experiment will run: samples, steps, disk, cost"),
-    "status": ("visatb.status:main", "where an experiment stands, live"),
-    "validate": ("visatb.validate:main", "check an experiment's data and settings before anything is trained"),
-    "init": ("visatb.init:main", "write an experiment file for a folder of LLaVA JSON files"),
-    "report": ("visatb.report_command:main", "make an experiment's report (again)"),
+    "prepare": ("visatb.commands.prepare:main", "make a data set's task files"),
+    "run": (
+        "visatb.commands.run:main",
+        "run an experiment, or what is left of it: proxies, λ, final runs, report",
+    ),
+    "plan": ("visatb.commands.plan:main", "what an experiment will run: samples, steps, disk, cost"),
+    "status": ("visatb.commands.status:main", "where an experiment stands, live"),
+    "validate": ("visatb.commands.validate:main", "check an experiment's data and settings before anything is trained"),
+    "init": ("visatb.commands.init:main", "write an experiment file for a folder of LLaVA JSON files"),
+    "report": ("visatb.commands.report:main", "make an experiment's report (again)"),
     "zeroshot": ("llava.eval.run:main", "answer and score the zero-shot benchmarks"),
     "train": ("llava.train.train:main", "fine-tune a multimodal model under a task-weighting method"),
-    "convert": ("visatb.convert.cli:main", "convert data: LLaVA JSON, messages, parquet with images, other trainers"),
+    "convert": (
+        "visatb.commands.convert:main",
+        "convert data: LLaVA JSON, messages, parquet, other trainers",
+    ),
     "convert-checkpoint": ("llava.model.convert:main", "convert a checkpoint between LLaVA's and transformers' layout"),
     "merge-lora": ("llava.model.merge_lora:main", "merge a LoRA adapter into its base model"),
 }

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.prepare.publishers import picture, picture_bytes, put, put_lines, turn
-from visatb.convert.cli import main
+from visatb.commands.convert import main
 
 RECORDS = [
     {
@@ -218,5 +218,5 @@ def test_a_file_is_not_written_over_itself(tmp_path, capsys):
 def test_the_command_is_registered():
     from visatb.cli import COMMANDS
 
-    assert COMMANDS["convert"][0] == "visatb.convert.cli:main"
+    assert COMMANDS["convert"][0] == "visatb.commands.convert:main"
     assert COMMANDS["convert-checkpoint"][0] == "llava.model.convert:main"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llava.data.records import RawRecord, check_record
-from visatb.prepare.cli import main
+from visatb.commands.prepare import main
 
 
 def run(name: str, source: Path, output: Path, *arguments: object) -> int:

@@ -224,7 +224,7 @@ def test_missing_images_can_be_left_out(source, tmp_path):
 
 
 def test_the_experiment_file_runs_on_what_was_prepared(prepared):
-    from visatb.experiment import load_experiment
+    from visatb.experiment.read import load_experiment
 
     experiment = load_experiment(prepared / "academic.yaml")
     files = [file for task in experiment.tasks.values() for file in [*task.train, task.val, task.test] if file]

@@ -17,7 +17,7 @@ from PIL import Image
 from eval.metrics import parse_box
 from llava.data.template import encode
 from llava.model.load import load_model_and_processor
-from visatb.experiment import load_experiment
+from visatb.experiment.read import load_experiment
 from visatb.prepare.nlvr_tasks import Thing
 from visatb.prepare.scenes import Item
 from visatb.prepare.tiny import TASKS, Tiny

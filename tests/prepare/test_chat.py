@@ -6,7 +6,7 @@ import pytest
 
 from tests.prepare import publishers
 from tests.prepare.checks import check_training_files, load, pairs, run, shared_data
-from visatb.experiment import load_experiment
+from visatb.experiment.read import load_experiment
 from visatb.prepare.chat import Chat
 
 

@@ -16,7 +16,7 @@ from tests.prepare.test_m3it import NAMES
 from tests.tiny import tiny_llava
 from tests.workflow.runs import Run
 from tests.workflow.test_real import RealRun
-from visatb.validate import main as validate
+from visatb.commands.validate import main as validate
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.prepare import publishers
 from tests.prepare.checks import check_training_files, load, pairs, run
-from visatb.experiment import load_experiment
+from visatb.experiment.read import load_experiment
 from visatb.prepare.m3it import FOLDERS, M3IT
 
 # As on the hub; the kinds are our choice.

@@ -13,7 +13,7 @@ LIMIT_MIB = 250
 _MEASURED = """
 import re, sys
 from pathlib import Path
-from visatb.prepare.cli import main
+from visatb.commands.prepare import main
 code = main(sys.argv[1:])
 # Not getrusage's figure, which begins with that of the process that started this one.
 peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])

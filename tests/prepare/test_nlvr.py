@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from visatb.prepare.cli import main
+from visatb.commands.prepare import main
 from visatb.prepare.nlvr import Example, read_examples, split
 from visatb.prepare.nlvr_tasks import ORIGINAL, SQUARE, Thing, colour, counting, grounding, region
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visatb.prepare.cli import main
+from visatb.commands.prepare import main
 from visatb.prepare.scenes import COLOURS, UNIT, Item, draw_chart_items, draw_scene_items, render
 from visatb.prepare.tiny import TASKS, Task, _sample, caption, chart, ground, region, vqa
 

@@ -11,7 +11,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from visatb.layout import Layout
+from visatb.workdir.layout import Layout
 from weighting_visatb import build_problem, weigh
 
 Array = NDArray[np.float64]

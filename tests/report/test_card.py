@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from tests.report.academic import PAPER, TASKS
+from visatb.commands.report import main
 from visatb.report.card import model_card
-from visatb.report.cli import main
 from visatb.report.load import load
 from visatb.report.view import view
 
@@ -69,7 +69,9 @@ def test_command(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_module_refuses_what_is_no_work_folder(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "visatb.report", str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "visatb.commands.report", str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert "experiment.yaml" in done.stderr
     assert "Traceback" not in done.stderr

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from tests.report.academic import TASKS
+from visatb.commands.report import main
 from visatb.report import compare
-from visatb.report.cli import main
 from visatb.report.compare import changed_settings, notes, results, weights
 from visatb.report.load import load
 

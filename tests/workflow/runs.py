@@ -28,7 +28,7 @@ class Run:
         return [
             sys.executable,
             "-m",
-            "visatb.run",
+            "visatb.commands.run",
             str(self.experiment),
             "--workdir",
             str(self.workdir),

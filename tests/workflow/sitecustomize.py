@@ -7,10 +7,10 @@ _STAND_INS = {
     "llava.train.train": "train",
     "inference_visatb": "answer",
     "llava.infer.represent": "represent",
-    "visatb.validate": "check",
+    "visatb.commands.validate": "check",
 }
 if not os.environ.get("REAL_REPORT"):
-    _STAND_INS["visatb.report"] = "report"
+    _STAND_INS["visatb.commands.report"] = "report"
 _words = sys.orig_argv
 if "-m" in _words:
     _place = _words.index("-m")

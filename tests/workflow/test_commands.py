@@ -10,15 +10,15 @@ import pytest
 from llava.train.arguments import parse_arguments
 from llava.train.tasks import resolve_tasks
 from tests.workflow.world import write_experiment
-from visatb import keys
-from visatb.commands import Launch, answer_arguments, batch_split, train_arguments, weighting_arguments
-from visatb.experiment import load_experiment
-from visatb.graph import models
-from visatb.layout import Layout
-from visatb.subsets import read_listing, write_subsets
-from visatb.workflow import devices, engine
+from visatb.experiment.models import models
+from visatb.experiment.read import load_experiment
+from visatb.experiment.training import batch_split
+from visatb.experiment.yaml_lines import ExperimentError
+from visatb.workdir.layout import Layout
+from visatb.workdir.subsets import read_listing, write_subsets
+from visatb.workflow import devices, engine, keys
 from visatb.workflow.process import StoppedError
-from visatb.yaml_lines import ExperimentError
+from visatb.workflow.stage_commands import Launch, answer_arguments, train_arguments, weighting_arguments
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

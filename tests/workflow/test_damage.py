@@ -17,20 +17,20 @@ from eval.core import EvaluationError, read_json
 from tests.workflow import stand_ins
 from tests.workflow.test_run import SMALL
 from tests.workflow.world import write_experiment
-from visatb.experiment import load_experiment
-from visatb.layout import Layout
-from visatb.report import cli as report
+from visatb.commands import report
+from visatb.experiment.read import load_experiment
+from visatb.workdir.layout import Layout
+from visatb.workdir.results import write_results
 from visatb.workflow import context, job
 from visatb.workflow.engine import Options, prepare
 from visatb.workflow.process import StepError, tail
-from visatb.workflow.results import write_results
 
 COMMANDS = {
     "llava.train.train": stand_ins.train,
     "inference_visatb": stand_ins.answer,
-    "visatb.validate": lambda _: 0,
+    "visatb.commands.validate": lambda _: 0,
     "weighting_visatb": weighting_visatb.main,
-    "visatb.report": report.main,
+    "visatb.commands.report": report.main,
 }
 KINDS = ("cut", "emptied", "removed")
 UNFINISHED = "plus_mini:b"  # the model at whose second answer file the half-finished run was stopped

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from visatb import schema
+from visatb.experiment import schema
 
 TEXT = (Path(__file__).parents[2] / "docs" / "experiment.md").read_text()
 
@@ -34,7 +34,8 @@ def test_every_setting_is_explained(part, prefix):
 
 
 def test_python_names_exist():
-    found = re.findall(r"^from (visatb\S*) import (\w+)$", TEXT, re.MULTILINE)
+    [(module, names)] = re.findall(r"^from (visatb\S*) import (.+)$", TEXT, re.MULTILINE)
+    found = names.split(", ")
     assert len(found) == 4
-    for module, name in found:
-        assert hasattr(importlib.import_module(module), name)
+    for name in found:
+        assert callable(getattr(importlib.import_module(module), name))

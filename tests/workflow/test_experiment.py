@@ -7,10 +7,10 @@ import pytest
 
 from llava.data.errors import DataError
 from tests.workflow.world import write_experiment
-from visatb.experiment import load_experiment
-from visatb.records import write_records
-from visatb.schema import round_to_count
-from visatb.yaml_lines import ExperimentError
+from visatb.experiment.read import load_experiment
+from visatb.experiment.records import write_records
+from visatb.experiment.schema import round_to_count
+from visatb.experiment.yaml_lines import ExperimentError
 
 GOOD = """\
 model: {path: base}

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.workflow.world import write_experiment
-from visatb.experiment import load_experiment
-from visatb.graph import jobs, models, stl_model
+from visatb.experiment.models import models, stl_model
+from visatb.experiment.read import load_experiment
+from visatb.workflow.jobs import jobs
 
 
 def of(folder: Path, tasks=None, **settings):

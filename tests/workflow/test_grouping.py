@@ -7,13 +7,13 @@ import yaml
 from eval.core import EvaluationError
 from tests.workflow.runs import Run
 from tests.workflow.world import write_experiment
-from visatb.experiment import load_experiment
-from visatb.grouping import _silhouette, group_tasks
-from visatb.plan import make_plan
+from visatb.experiment.groups import _silhouette, group_tasks
+from visatb.experiment.read import load_experiment
+from visatb.experiment.yaml_lines import ExperimentError
 from visatb.report.tree import read_tree
 from visatb.workflow import engine
 from visatb.workflow.engine import Outcome
-from visatb.yaml_lines import ExperimentError
+from visatb.workflow.estimate import make_plan
 
 SMALL = {"subsets": {"mini": 0.25}, "global_batch_size": 4, "weighting": {"bootstrap": 20}}
 

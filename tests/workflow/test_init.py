@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.workflow.world import write_task
-from visatb.experiment import load_experiment
-from visatb.init import guess_metric, main
-from visatb.plan import make_plan
-from visatb.sizes import choose_sizes
+from visatb.commands.init import main
+from visatb.experiment.draft import guess_metric
+from visatb.experiment.read import load_experiment
+from visatb.experiment.sizes import choose_sizes
+from visatb.workflow.estimate import make_plan
 
 
 def write_truths(path: Path, truths: list) -> Path:

@@ -14,10 +14,10 @@ import yaml
 from pydantic import BaseModel
 
 from tests.workflow.world import write_experiment
-from visatb.experiment import load_experiment
-from visatb.keys import compute
-from visatb.layout import Layout
-from visatb.schema import Experiment
+from visatb.experiment.read import load_experiment
+from visatb.experiment.schema import Experiment
+from visatb.workdir.layout import Layout
+from visatb.workflow.keys import compute
 
 Content = dict[str, Any]
 

@@ -17,13 +17,14 @@ from llava.disk import write_problem
 from tests.workflow.runs import REPOSITORY, Run
 from tests.workflow.test_run import experiment, wait_for
 from tests.workflow.world import write_experiment
-from visatb import init, plan_command
-from visatb import run as run_command
-from visatb.experiment import load_experiment
-from visatb.space import shortage
+from visatb.commands import init
+from visatb.commands import plan as plan_command
+from visatb.commands import run as run_command
+from visatb.experiment.read import load_experiment
+from visatb.workdir.state import is_locked, locked
 from visatb.workflow import devices, warm
 from visatb.workflow.process import StepError, birth, is_alive, kill_tagged, tag_of
-from visatb.workflow.state import is_locked, locked
+from visatb.workflow.space import shortage
 
 
 def job(run: Run, workdir: Path, name: str) -> subprocess.CompletedProcess[str]:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.workflow.world import write_experiment
-from visatb.experiment import load_experiment
-from visatb.plan import make_plan
-from visatb.plan_command import main
-from visatb.yaml_lines import ExperimentError
+from visatb.commands.plan import main
+from visatb.experiment.read import load_experiment
+from visatb.experiment.yaml_lines import ExperimentError
+from visatb.workflow.estimate import make_plan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

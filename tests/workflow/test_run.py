@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.workflow.runs import Run
 from tests.workflow.world import write_experiment, write_task
-from visatb import status
+from visatb.commands import status
 
 SMALL = {"subsets": {"mini": 0.25}, "global_batch_size": 4, "weighting": {"bootstrap": 20, "temperature": 0.5}}
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tiny import tiny_llava
 from tests.workflow.world import write_experiment
-from visatb.validate import main
+from visatb.commands.validate import main
 
 
 @pytest.fixture(scope="module")

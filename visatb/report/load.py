@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from visatb.layout import Layout, safe
+from visatb.experiment.names import safe
+from visatb.workdir.layout import Layout
 
 PROXIES = ("base", "mini", "plus_mini", "single", "single_mini")  # every other model is a method's
 COMPONENTS = ("out", "in", "difficulty")

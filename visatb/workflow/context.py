@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from visatb.commands import Launch
-from visatb.graph import Job
-from visatb.layout import Layout
-from visatb.schema import Experiment
+from visatb.experiment.schema import Experiment
+from visatb.workdir.layout import Layout
+from visatb.workdir.state import Steps
 from visatb.workflow import devices
+from visatb.workflow.jobs import Job
 from visatb.workflow.process import Stopper, run
-from visatb.workflow.state import Steps
+from visatb.workflow.stage_commands import Launch
 from visatb.workflow.warm import TAG
 
 logger = logging.getLogger("visatb.job")

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from visatb.workdir.state import LockedError, locked
 from visatb.workflow.process import StepError, StoppedError
-from visatb.workflow.state import LockedError, locked
 
 OFFERED = "VISATB_GPUS"
 """Environment variable with the GPUs that a local run may use, by comma."""

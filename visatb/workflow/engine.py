@@ -22,20 +22,20 @@ from typing import Any
 import psutil
 
 from eval.core import write_json
-from visatb import grouping
-from visatb import keys as key_maker
-from visatb.experiment import load_experiment
-from visatb.graph import CHECK, SUBSETS, Job
-from visatb.graph import jobs as all_jobs
-from visatb.keys import Keys
-from visatb.layout import Layout, safe
-from visatb.schema import Experiment
+from visatb.experiment.names import safe
+from visatb.experiment.read import load_experiment
+from visatb.experiment.schema import Experiment
+from visatb.workdir.layout import Layout
+from visatb.workdir.state import Keys, LockedError, is_done, locked, read_object
 from visatb.workflow import devices, warm
 from visatb.workflow.context import REPOSITORY
 from visatb.workflow.files import write_text
 from visatb.workflow.job import STOP_FILE
+from visatb.workflow.jobs import CHECK, SUBSETS, Job
+from visatb.workflow.jobs import jobs as all_jobs
+from visatb.workflow.keys import compute
+from visatb.workflow.outstanding import is_known, outstanding, resolve
 from visatb.workflow.process import birth, is_alive, tail, wait_until
-from visatb.workflow.state import LockedError, is_done, locked, outstanding, read_object
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +92,11 @@ def _run_in_turn(experiment: Experiment, layout: Layout, options: Options, watch
     if experiment.grouping is None:
         layout.grouping.unlink(missing_ok=True)
     else:
-        if not grouping.is_known(experiment, layout):
+        if not is_known(experiment, layout):
             outcome = _run(experiment, layout, options, watch)
             if outcome.stopped or not outcome.finished:
                 return replace(outcome, finished=False)
-        experiment = grouping.resolve(experiment, layout)
+        experiment = resolve(experiment, layout)
     return _run(experiment, layout, options, watch)
 
 
@@ -128,7 +128,7 @@ def prepare(experiment: Experiment, layout: Layout, options: Options) -> list[Jo
     layout.engine.mkdir(parents=True, exist_ok=True)
     write_text(layout.experiment, experiment.to_yaml())
     listed = all_jobs(experiment)
-    keys = key_maker.compute(experiment, layout)
+    keys = compute(experiment, layout)
     left = outstanding(layout, listed, keys)
     for job in left:
         layout.done(job.name).unlink(missing_ok=True)

@@ -16,15 +16,15 @@ from typing import Any
 from eval.core import EvaluationError
 from llava.data.errors import DataError
 from llava.disk import write_problem
-from visatb.experiment import load_experiment
-from visatb.graph import jobs
-from visatb.layout import Layout
+from visatb.experiment.read import load_experiment
+from visatb.experiment.yaml_lines import ExperimentError
+from visatb.workdir.layout import Layout
+from visatb.workdir.state import Steps, locked, mark_done, read_object
 from visatb.workflow import devices
 from visatb.workflow.context import Context
+from visatb.workflow.jobs import jobs
 from visatb.workflow.process import StepError, StoppedError, Stopper, is_alive, kill_tagged, tag_of
-from visatb.workflow.state import Steps, locked, mark_done, read_object
 from visatb.workflow.steps import STEPS
-from visatb.yaml_lines import ExperimentError
 
 logger = logging.getLogger("visatb.job")
 

@@ -6,20 +6,12 @@ and time are, or, where only the time is another (a copied folder), its content.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from visatb.graph import Job
-from visatb.keys import Files
-from visatb.layout import SPLITS, Layout
-from visatb.schema import Experiment
-
-Note = dict[str, list[Any]]
-
-_HASHED_AT_ONCE = 8  # a large model's shards
+from visatb.experiment.schema import Experiment
+from visatb.workdir.layout import SPLITS, Layout
+from visatb.workflow.jobs import Job
 
 
 def made(experiment: Experiment, layout: Layout, job: Job, step: str) -> list[Path]:
@@ -55,40 +47,3 @@ def model_files(folder: Path) -> Iterator[Path]:
     """The files of a trained model; checkpoints, and logs for other programs, are not among them."""
     yield from folder.glob("*")
     yield from (folder / "base_model").rglob("*")
-
-
-def note(root: Path, files: Iterable[Path]) -> Note:
-    """How files stand now."""
-    paths = list(files)
-    with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
-        return dict(zip((str(path.relative_to(root)) for path in paths), pool.map(_state, paths), strict=True))
-
-
-def _state(path: Path) -> list[Any]:
-    state = path.stat()
-    return [state.st_size, state.st_mtime_ns, Files().hash(path)]
-
-
-def damage(root: Path, noted: Note, files: Files | None = None, thorough: bool = False) -> str | None:
-    """The first file that is not as noted, and what it is like; None where all are.
-
-    `files` remembers hashes; `thorough` hashes all files anew, also those whose size and time are as noted.
-    """
-    files = files or Files()
-    for name, (size, changed, content) in noted.items():
-        path = root / name
-        try:
-            state = path.stat()
-        except OSError:
-            return f"{path} is gone"
-        if state.st_size != size:
-            return f"{path} has {state.st_size} bytes where {size} were written"
-        if (thorough or state.st_mtime_ns != changed) and files.hash(path) != content:
-            return f"{path} is not as it was written"
-    return None
-
-
-def without(noted: Note, root: Path, files: Iterable[Path]) -> Note:
-    """A note that says nothing of `files`, which are about to be removed."""
-    names = {os.path.relpath(file, root) for file in files}
-    return {name: state for name, state in noted.items() if name not in names}

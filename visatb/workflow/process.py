@@ -20,8 +20,8 @@ from typing import BinaryIO, Protocol
 
 import psutil
 
-from visatb.commands import Command
 from visatb.workflow import warm
+from visatb.workflow.stage_commands import Command
 from visatb.workflow.warm import TAG
 
 logger = logging.getLogger(__name__)

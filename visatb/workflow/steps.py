@@ -10,13 +10,12 @@ from pathlib import Path
 
 from eval.core import Column, Evaluation, Sample, Scored, identify, read_answers, write_json
 from eval.metrics import load_metric
-from visatb import commands
-from visatb.graph import ModelJob, models
-from visatb.subsets import read_listing, write_subsets
-from visatb.workflow import outputs
+from visatb.experiment.models import ModelJob, models
+from visatb.workdir.results import write_cost, write_results
+from visatb.workdir.state import read_object
+from visatb.workdir.subsets import read_listing, write_subsets
+from visatb.workflow import outputs, stage_commands
 from visatb.workflow.context import Context
-from visatb.workflow.results import write_cost, write_results
-from visatb.workflow.state import read_object
 
 logger = logging.getLogger("visatb.job")
 
@@ -63,10 +62,10 @@ def train(context: Context, step: str, key: str, keys: Keys) -> None:
         if model.data:
             listing = read_listing(context.layout)
             launch = context.launch
-            arguments = commands.train_arguments(context.experiment, context.layout, model, listing, launch)
+            arguments = stage_commands.train_arguments(context.experiment, context.layout, model, listing, launch)
             context.run("llava.train.train", arguments, launch)
         elif context.experiment.model.vision_tower or context.experiment.model.projector:
-            arguments = [*commands.model_arguments(context.experiment), "--output_dir", str(folder)]
+            arguments = [*stage_commands.model_arguments(context.experiment), "--output_dir", str(folder)]
             context.run("visatb.workflow.base", arguments)
     tidy(context, model)
 
@@ -88,7 +87,9 @@ def represent(context: Context, step: str, key: str, keys: Keys) -> None:
         checkpoint = str(context.layout.model(model.name))
         listing = read_listing(context.layout)
         with _noted(context, step, key):
-            arguments = commands.represent_arguments(context.experiment, context.layout, model, listing, checkpoint)
+            arguments = stage_commands.represent_arguments(
+                context.experiment, context.layout, model, listing, checkpoint
+            )
             context.run("llava.infer.represent", arguments)
 
 
@@ -104,7 +105,9 @@ def answer(context: Context, step: str, key: str, keys: Keys) -> None:
     folder = context.layout.model(model.name)
     checkpoint = str(folder) if folder.is_dir() else context.experiment.model.path
     with _noted(context, step, key):
-        arguments = commands.answer_arguments(context.experiment, context.layout, model, split, listing, checkpoint)
+        arguments = stage_commands.answer_arguments(
+            context.experiment, context.layout, model, split, listing, checkpoint
+        )
         context.run("inference_visatb", arguments, context.launch)
 
 
@@ -160,7 +163,7 @@ def weights(context: Context) -> None:
     groups = layout.data / "groups.json" if experiment.groups else None
     if groups is not None:
         write_json(groups, experiment.groups)
-    arguments = commands.weighting_arguments(experiment, layout, None if groups is None else str(groups))
+    arguments = stage_commands.weighting_arguments(experiment, layout, None if groups is None else str(groups))
     context.run("weighting_visatb", arguments)
     layout.weights.with_name("weights.matrix.json").replace(layout.matrix)
 
@@ -188,12 +191,12 @@ def remove_stale_scores(context: Context, split: str) -> None:
 
 def report(context: Context) -> None:
     """Make the report."""
-    context.run("visatb.report", [str(context.layout.root)])
+    context.run("visatb.commands.report", [str(context.layout.root)])
 
 
 def check(context: Context) -> None:
     """Check all data and settings before anything is trained."""
-    context.run("visatb.validate", [str(context.layout.experiment), "--workdir", str(context.layout.root)])
+    context.run("visatb.commands.validate", [str(context.layout.experiment), "--workdir", str(context.layout.root)])
 
 
 def has_weights(folder: Path) -> bool:

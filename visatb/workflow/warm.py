@@ -30,7 +30,7 @@ TAG = "VISATB_JOB_TAG"
 """Environment variable with what tells a job's processes from others."""
 NO_TAG = "0" * 32
 """Its value in the server, as long as any job's, to be overwritten in the children."""
-MODULES = ("llava.train.train", "inference_visatb", "llava.infer.represent", "visatb.validate")
+MODULES = ("llava.train.train", "inference_visatb", "llava.infer.represent", "visatb.commands.validate")
 """What it runs: modules with a `main(arguments) -> exit code`."""
 _IMPORTED = (*MODULES, "llava.infer.run", "llava.infer.checkpoint")
 _POLL = 0.05

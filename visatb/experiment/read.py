@@ -16,20 +16,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from visatb.layout import safe
-from visatb.schema import (
-    TRAINING_DEFAULTS,
-    Alpha,
-    Argument,
-    Experiment,
-    Generation,
-    Launcher,
-    Model,
-    Subsets,
-    Task,
-    Weighting,
-)
-from visatb.yaml_lines import Document, ExperimentError, Place, read
+from visatb.experiment.names import safe
+from visatb.experiment.schema import Alpha, Argument, Experiment, Generation, Launcher, Model, Subsets, Task, Weighting
+from visatb.experiment.training import TRAINING_DEFAULTS
+from visatb.experiment.yaml_lines import Document, ExperimentError, Place, read
 
 # What the workflow itself gives to the train command.
 OWN_ARGUMENTS = {

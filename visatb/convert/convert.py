@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from llava.data.errors import DataError
 from llava.data.records import read_records, record_name
 from visatb.convert import forms
 from visatb.convert.forms import Record
-from visatb.records import write_records
+from visatb.experiment.records import write_records
 
 logger = logging.getLogger(__name__)
 
@@ -27,32 +25,6 @@ _WARNING = (
     "not by the Σλ of the whole optimizer step. Divided by a count of tokens, λ also changes the step's size; divided "
     "by the weights of a micro-batch, λ cancels where that holds one task. Results will differ from `visatb train`."
 )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; exit code 2 for bad input."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    args = _parser().parse_args(argv)
-    try:
-        number = convert(args.input, args.output, args.to, args.image_folder, args.weights, args.task)
-    except (DataError, OSError) as error:
-        sys.stderr.write(f"visatb convert: {error}\n")
-        return 2
-    sys.stdout.write(f"{args.output}: {number} records\n")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="visatb convert", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "input", type=Path, help="LLaVA JSON, messages (JSON or JSONL), or parquet: told apart by content"
-    )
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--to", choices=FORMATS, required=True)
-    parser.add_argument("--image_folder", type=Path, help="what image paths are relative to; parquet's images go there")
-    parser.add_argument("--weights", type=Path, help="weights file, for ms-swift and llama-factory")
-    parser.add_argument("--task", help="the task (channel) of records that name none")
-    return parser
 
 
 def convert(
@@ -133,7 +105,3 @@ def write_lines(path: Path, records: Iterable[Record]) -> int:
     finally:
         Path(temporary).unlink(missing_ok=True)
     return written
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,10 +6,8 @@ final runs); every question file is read; every truth is put to its metric; ever
 
 from __future__ import annotations
 
-import argparse
 import logging
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,14 +17,13 @@ from eval.cli import evaluate
 from eval.core import EvaluationError, read_answers, write_json
 from eval.metrics import load_metric
 from llava.data.errors import DataError
-from visatb.commands import Launch, batch_split, train_arguments
-from visatb.experiment import load_experiment
-from visatb.graph import ModelJob, Stage, models
-from visatb.layout import SPLITS, Layout
-from visatb.overlap import overlaps
-from visatb.schema import Experiment, training_arguments
-from visatb.space import shortage
-from visatb.yaml_lines import ExperimentError, read
+from visatb.experiment.models import ModelJob, Stage, models
+from visatb.experiment.schema import Experiment
+from visatb.experiment.training import batch_split, training_arguments
+from visatb.experiment.yaml_lines import ExperimentError, read
+from visatb.workdir.layout import SPLITS, Layout
+from visatb.workflow.overlap import overlaps
+from visatb.workflow.stage_commands import Launch, train_arguments
 
 if TYPE_CHECKING:
     from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
@@ -41,45 +38,8 @@ logger = logging.getLogger(__name__)
 LEAST_RECORDS = 2
 """In training data: a subset is smaller than the whole. Of questions: a score of one has no spread."""
 
-_FAULTS = (ExperimentError, DataError, EvaluationError, ValueError)
+FAULTS = (ExperimentError, DataError, EvaluationError, ValueError)
 _SLOW_METRICS = ("cider", "cider_ptb", "judge", "mmvet")  # any text is a truth to them; judges would be paid for it
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status (0, or 2 for bad input)."""
-    parser = argparse.ArgumentParser(prog="visatb validate", description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("experiment", type=Path, metavar="EXPERIMENT.yaml")
-    parser.add_argument("--workdir", type=Path, help="work folder that keeps the data index")
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    warnings = _Warnings()
-    logging.getLogger().addHandler(warnings)
-    try:
-        experiment = load_experiment(arguments.experiment)
-        with tempfile.TemporaryDirectory(prefix="visatb-validate-") as temporary:
-            validate(experiment, Layout((arguments.workdir or Path(temporary)).resolve()))
-        if short := shortage(experiment, arguments.workdir or Path()):
-            logger.warning("%s", short)
-    except _FAULTS as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    finally:
-        logging.getLogger().removeHandler(warnings)
-    noted = f" ({warnings.count} warnings above)" if warnings.count else ""
-    sys.stdout.write(f"{arguments.experiment}: data and settings are fit to run{noted}\n")
-    return 0
-
-
-class _Warnings(logging.Handler):
-    """Counts warnings, so that the last line says that there are some."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.count = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.count += 1
 
 
 class _Checks:
@@ -92,7 +52,7 @@ class _Checks:
         """The check's result, None where it found a fault."""
         try:
             return check(*arguments)
-        except _FAULTS as error:
+        except FAULTS as error:
             self.faults += [text for text in [str(error)] if text not in self.faults]
             return None
 
@@ -291,7 +251,3 @@ def _perfect(record: dict[str, Any]) -> dict[str, Any]:
     truth = answer.get("value")
     first = truth[0] if isinstance(truth, list) and truth else truth
     return {**record, "conversations": [human, {**answer, "generative_value": str(first)}]}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from visatb.graph import ModelJob
-from visatb.layout import Layout
-from visatb.schema import Argument, Experiment, training_arguments
-from visatb.yaml_lines import ExperimentError
-
-LARGEST_MICRO_BATCH = 16
+from visatb.experiment.models import ModelJob
+from visatb.experiment.schema import Argument, Experiment
+from visatb.experiment.training import batch_split, optimizer_steps, training_arguments
+from visatb.workdir.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -52,39 +49,6 @@ class Launch:
         else:
             launcher = []
         return Command(module, arguments, launcher)
-
-
-def batch_split(experiment: Experiment, arguments: Mapping[str, Argument], processes: int) -> tuple[int, int]:
-    """(micro-batch per process, accumulation steps) that make the global batch.
-
-    Raises:
-        ExperimentError: the processes, or the micro-batch asked for, do not divide it.
-    """
-    batch = experiment.global_batch_size
-    if batch % processes:
-        raise ExperimentError(f"global_batch_size {batch} cannot be shared evenly by {processes} processes")
-    share = batch // processes
-    asked = arguments.get("per_device_train_batch_size")
-    if isinstance(asked, int):
-        micro = min(asked, share)
-        if share % micro:
-            raise ExperimentError(
-                f"global_batch_size {batch} on {processes} processes is {share} each, no multiple of "
-                f"per_device_train_batch_size {asked}"
-            )
-        return micro, share // micro
-    micro = math.gcd(share, LARGEST_MICRO_BATCH)
-    return micro, share // micro
-
-
-def optimizer_steps(experiment: Experiment, stage: str, samples: int) -> int:
-    """The number of optimizer steps of a run over `samples` samples."""
-    arguments = training_arguments(experiment, stage)
-    limit = int(str(arguments.get("max_steps", -1)))
-    if limit > 0:
-        return limit
-    epochs = float(str(arguments.get("num_train_epochs", 1)))
-    return max(1, math.ceil(math.ceil(samples / experiment.global_batch_size) * epochs))
 
 
 def model_arguments(experiment: Experiment) -> list[str]:

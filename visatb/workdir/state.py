@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from eval.core import EvaluationError, read_json, write_json
-from visatb.graph import Job
-from visatb.keys import Files, Keys
-from visatb.layout import Layout
-from visatb.workflow import outputs
+from visatb.workdir import outputs
+from visatb.workdir.hashes import Files
+from visatb.workdir.layout import Layout
 
 logger = logging.getLogger(__name__)
+
+
+Keys = dict[str, dict[str, str]]
+"""Job → step → key, in the order of the steps."""
 
 
 class LockedError(Exception):
@@ -129,20 +132,6 @@ def is_done(layout: Layout, job: str, keys: Keys) -> bool:
     """Whether a job's present steps are all done under their keys, as its marker says."""
     done: dict[str, str] = read_object(layout.done(job)).get("steps", {})
     return layout.done(job).exists() and keys[job].items() <= done.items()
-
-
-def outstanding(layout: Layout, listed: list[Job], keys: Keys) -> list[Job]:
-    """The jobs that are still to be run, in order: those not done, and those whose outputs are gone or damaged."""
-    files = Files(layout.engine / "hashes.json")
-    left = []
-    for job in listed:
-        lost = Steps(layout, job.name, files).lost(keys[job.name])
-        if lost:
-            logger.warning("%s: %s; it is made again", job.name, lost)
-        if lost or not is_done(layout, job.name, keys):
-            left.append(job)
-    files.save()
-    return left
 
 
 def mark_done(layout: Layout, job: str, keys: Mapping[str, str], steps: Steps, seconds: float) -> None:

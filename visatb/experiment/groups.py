@@ -14,12 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.core import EvaluationError, read_json, write_json
-from visatb.graph import models
-from visatb.keys import compute
-from visatb.layout import Layout, safe
-from visatb.schema import Experiment
-from visatb.workflow.state import Steps
+from eval.core import EvaluationError
+from visatb.experiment.names import safe
 
 Matrix = NDArray[np.float64]
 
@@ -98,18 +94,3 @@ def _named(groups: list[list[str]], tasks: Sequence[str]) -> dict[str, list[str]
         taken.add(safe(name).lower())
         named[name] = members
     return named
-
-
-def is_known(experiment: Experiment, layout: Layout) -> bool:
-    """Whether the work folder holds the representations that these settings lead to."""
-    key = compute(experiment, layout)["mini"]["represent"]
-    return Steps(layout, "mini").done("represent", key) and layout.representations.is_file()
-
-
-def resolve(experiment: Experiment, layout: Layout) -> Experiment:
-    """The experiment with the groups found; they and their tree are written to `grouping.json`."""
-    vectors = read_json(layout.representations)
-    [mini] = models(experiment)
-    found = group_tasks({task: vectors[task] for task in mini.val}, experiment.grouping or "auto")
-    write_json(layout.grouping, found)
-    return experiment.with_groups(found["groups"])

@@ -12,17 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from visatb import records
-from visatb.commands import optimizer_steps
-from visatb.graph import ModelJob, models, proxies
-from visatb.layout import Layout
-from visatb.schema import Experiment, training_arguments
-from visatb.subsets import Counts, counts
-from visatb.yaml_lines import ExperimentError
-
-# The paper's advice (section 3.5, Appendices B and G).
-MINI_SAMPLES, LARGE_SAMPLES, ENOUGH_STEPS = 1_000, 10_000, 100
-WEIGHT_RANGE = (0.5, 2.0)
+from visatb.experiment import records
+from visatb.experiment.models import ModelJob, models, proxies
+from visatb.experiment.schema import Experiment
+from visatb.experiment.training import (
+    ENOUGH_STEPS,
+    LARGE_SAMPLES,
+    MINI_SAMPLES,
+    WEIGHT_RANGE,
+    optimizer_steps,
+    training_arguments,
+)
+from visatb.experiment.yaml_lines import ExperimentError
+from visatb.workdir.layout import Layout
+from visatb.workdir.subsets import Counts, counts
 
 
 # What generation time is reckoned with, unless it was measured.

@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from llava.data.errors import DataError
-from visatb.experiment import load_experiment
-from visatb.plan import Plan, make_plan
-from visatb.space import shortage
-from visatb.yaml_lines import ExperimentError
+from visatb.commands.terminal import duration, plain_console, size
+from visatb.experiment.read import load_experiment
+from visatb.experiment.yaml_lines import ExperimentError
+from visatb.workflow.estimate import Plan, make_plan
+from visatb.workflow.space import shortage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,11 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if short is not None:
         sys.stderr.write(f"warning: {short}\n")
     return 0
-
-
-def plain_console(stderr: bool = False) -> Console:
-    """A console that shows names as they are (`plus_mini:chart:` holds no emoji)."""
-    return Console(stderr=stderr, emoji=False, markup=False, highlight=False)
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -107,27 +103,6 @@ def _form_table(plan: Plan) -> Table:
         estimate = f"{form.formula} = {form.by_formula:.2f}"
         table.add_row(form.name, str(form.trainings), f"{form.counted:.2f} ×", estimate, chosen)
     return table
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds in words."""
-    if seconds is None:
-        return "?"
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 1 or not seconds else "< 1 s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
-
-
-def size(count: float | None) -> str:
-    """Bytes in words."""
-    if count is None:
-        return "?"
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if count >= 10 or not count else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 if __name__ == "__main__":

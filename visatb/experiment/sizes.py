@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from visatb.plan import ENOUGH_STEPS, LARGE_SAMPLES, MINI_SAMPLES
-from visatb.schema import TRAINING_DEFAULTS, Experiment, Subsets, round_to_count
+from visatb.experiment.schema import Experiment, Subsets, round_to_count
+from visatb.experiment.training import ENOUGH_STEPS, LARGE_SAMPLES, MINI_SAMPLES, TRAINING_DEFAULTS
 
 # From the paper's, which comes first, to the furthest that still serves: a mini model of more than a quarter of the
 # data costs as much as a large one, and a step of fewer than 8 samples is mostly noise.

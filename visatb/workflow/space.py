@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from visatb.commands import optimizer_steps
-from visatb.graph import models
-from visatb.layout import Layout
-from visatb.plan import count_records, disk_bytes, parameters
-from visatb.schema import Experiment
-from visatb.subsets import Counts, counts
+from visatb.experiment.models import models
+from visatb.experiment.schema import Experiment
+from visatb.experiment.training import optimizer_steps
+from visatb.workdir.layout import Layout
+from visatb.workdir.subsets import Counts, counts
+from visatb.workflow.estimate import count_records, disk_bytes, parameters
 
 
 def shortage(experiment: Experiment, workdir: Path) -> str | None:

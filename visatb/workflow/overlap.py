@@ -13,8 +13,8 @@ from typing import Any
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.data.records import read_records, record_name
-from visatb.layout import SPLITS
-from visatb.schema import Experiment
+from visatb.experiment.schema import Experiment
+from visatb.workdir.layout import SPLITS
 
 Question = tuple[tuple[str, ...], str]
 """Paths of its images, and its text without image marks and repeated blanks."""

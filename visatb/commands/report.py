@@ -1,4 +1,7 @@
-"""`visatb report WORKDIR`: (re)make an experiment's report from its work folder; with another: compare the two."""
+"""`visatb report WORKDIR`: results and report made again from a work folder, with scores that came from outside since.
+
+With another work folder: a page that compares the two.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.core import EvaluationError
+from visatb.experiment.read import load_experiment
+from visatb.experiment.yaml_lines import ExperimentError
 from visatb.report import IMAGE_BYTES, SAMPLES_PER_TASK, build, compare
+from visatb.workdir.layout import Layout
+from visatb.workdir.results import write_cost, write_results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,15 +27,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     from visatb.report.load import ReportError
 
     try:
+        for folder in filter(None, (arguments.workdir, arguments.other)):
+            _refresh(Layout(folder.resolve()))
         if arguments.other is None:
             path = build(arguments.workdir, arguments.samples, round(arguments.image_megabytes * 1e6))
         else:
             path = compare(arguments.workdir, arguments.other)
-    except ReportError as error:
+    except (ReportError, ExperimentError, EvaluationError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     sys.stdout.write(f"{path}\n")
     return 0
+
+
+def _refresh(layout: Layout) -> None:
+    """Make `results.json` and `cost.json` of a work folder again, where it is one of `visatb run`."""
+    if layout.engine.is_dir() and layout.experiment.is_file():
+        experiment = load_experiment(layout.experiment)
+        write_cost(experiment, layout)
+        write_results(experiment, layout)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,3 +76,7 @@ def _megabytes(text: str) -> float:
     if not 0 <= number < 1e6:
         raise argparse.ArgumentTypeError("must be from 0 to 1e6")
     return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,10 +13,10 @@ from typing import Any
 
 from eval.core import EvaluationError, read_json, write_json
 from eval.overall import Table, overall
-from visatb.graph import models, stl_model
-from visatb.layout import Layout
-from visatb.schema import Experiment
-from visatb.workflow.state import Steps, read_object
+from visatb.experiment.models import models, stl_model
+from visatb.experiment.schema import Experiment
+from visatb.workdir.layout import Layout
+from visatb.workdir.state import Steps, read_object
 
 _AGAIN = "a score that this run should have made is missing or damaged; remove the file and run again"
 Figures = dict[str, list[float]]  # method → a task's values in the order of its metrics

@@ -1,17 +1,15 @@
 """`visatb init`: draft an experiment file from a folder of LLaVA JSON files.
 
 Files are told apart by their names, `{task}_{train|val|test}-{size}.json` (the size may be missing); a task's metric is
-guessed from its truths, and the subsets' rates and the batch follow from the number of its records (visatb/sizes.py).
+guessed from its truths, and the subsets' rates and the batch follow from the number of its records (sizes.py).
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,9 @@ import yaml
 from eval.metrics import parse_box
 from llava.data.errors import DataError
 from llava.data.records import read_records
-from llava.disk import write_problem
-from visatb import records
-from visatb.sizes import choose_sizes, longest_sequence
-from visatb.workflow.files import write_text
-from visatb.yaml_lines import ExperimentError
+from visatb.experiment import records
+from visatb.experiment.sizes import choose_sizes, longest_sequence
+from visatb.experiment.yaml_lines import ExperimentError
 
 _NAME = re.compile(r"(?P<task>.+?)_(?P<split>train|val|test)(?:-[^_]+)?\.jsonl?")
 _LOOKED_AT = 50
@@ -147,29 +143,3 @@ def _relative(path: Path, base: Path) -> str:
 def _quoted(text: str) -> str:
     """A text as YAML writes it on one line."""
     return yaml.safe_dump(text, allow_unicode=True, width=10**6).strip().removesuffix("\n...").strip()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status (0, or 2 for bad input)."""
-    parser = argparse.ArgumentParser(prog="visatb init", description="Draft an experiment file for a folder of data.")
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="folder of {task}_{train|val|test}-{size}.json files"
-    )
-    parser.add_argument("--output", type=Path, default=Path("experiment.yaml"), metavar="FILE")
-    parser.add_argument("--model", default="llava-hf/llava-1.5-7b-hf", help="checkpoint to start from")
-    parser.add_argument("--image-folder", "--image_folder", type=Path, metavar="DIR")
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.output.exists():
-            raise ExperimentError(f"{arguments.output} exists: name another --output")
-        text = draft(arguments.folder, arguments.output, arguments.model, arguments.image_folder)
-        write_text(arguments.output, text)
-    except (ExperimentError, DataError, OSError) as error:
-        sys.stderr.write(f"error: {write_problem(error, arguments.output.parent) or error}\n")
-        return 2
-    sys.stdout.write(f"{arguments.output}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

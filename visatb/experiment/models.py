@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from visatb.schema import Experiment, training_arguments
+from visatb.experiment.schema import Experiment
+from visatb.experiment.training import training_arguments
 
 Size = Literal["mini", "large", "whole"]
 Stage = Literal["proxies", "finals", "stl", "base"]
@@ -43,17 +44,6 @@ class ModelJob:
         return [task for task, _ in self.data]
 
 
-@dataclass(frozen=True)
-class Job:
-    """A node of the workflow: what is done in one go, after other jobs."""
-
-    name: str
-    stage: str
-    after: tuple[str, ...] = ()
-    model: ModelJob | None = None
-
-
-CHECK, SUBSETS, WEIGHTS, RESULTS, REPORT = "check", "subsets", "weights", "results", "report"
 TOGETHER = ("VisATB", "EW", "TLA", "RLW", "DWA", "IGB")
 
 
@@ -116,25 +106,6 @@ def models(experiment: Experiment) -> list[ModelJob]:
                 equal = experiment.stl_steps == "equal"
                 found[name] = ModelJob(name, "stl", "EW", _only([task], "whole"), test=asked, equal_steps=equal)
     return list(found.values())
-
-
-def jobs(experiment: Experiment) -> list[Job]:
-    """The workflow's jobs in an order that respects what comes after what."""
-    needed = {model.name for model in proxies(experiment)}
-    listed = [Job(CHECK, "data"), Job(SUBSETS, "data")]
-    everything = models(experiment)
-    for model in everything:
-        after = (CHECK, SUBSETS, WEIGHTS) if model.method == "VisATB" else (CHECK, SUBSETS)
-        listed.append(Job(model.name, "validation" if model.name in needed else "test", after, model))
-    if experiment.grouping:
-        return listed
-    order = {"data": 0, "validation": 1, "weights": 2, "test": 3}
-    listed.append(Job(WEIGHTS, "weights", tuple(model.name for model in everything if model.name in needed)))
-    listed.sort(key=lambda job: order[job.stage])
-    tested = tuple(model.name for model in everything if model.test or model.name not in needed)
-    listed.append(Job(RESULTS, "results", (*dict.fromkeys((*tested, SUBSETS)),)))
-    listed.append(Job(REPORT, "results", (RESULTS, WEIGHTS)))
-    return listed
 
 
 def _mixed(experiment: Experiment, large: tuple[str, ...] | list[str]) -> tuple[tuple[str, Size], ...]:

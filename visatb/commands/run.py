@@ -17,17 +17,17 @@ from rich.live import Live
 from eval.core import EvaluationError
 from llava.data.errors import DataError
 from llava.disk import write_problem
-from visatb import grouping
-from visatb.experiment import load_experiment
-from visatb.graph import jobs
-from visatb.keys import compute
-from visatb.layout import Layout
-from visatb.plan_command import duration, plain_console
-from visatb.space import shortage
-from visatb.status import JobStatus, read_status, render
+from visatb.commands.status import render
+from visatb.commands.terminal import duration, plain_console
+from visatb.experiment.read import load_experiment
+from visatb.experiment.yaml_lines import ExperimentError
+from visatb.workdir.layout import Layout
 from visatb.workflow.engine import Options, Outcome, RefusedError, run_experiment
-from visatb.workflow.state import outstanding
-from visatb.yaml_lines import ExperimentError
+from visatb.workflow.jobs import jobs
+from visatb.workflow.keys import compute
+from visatb.workflow.outstanding import is_known, outstanding, resolve
+from visatb.workflow.space import shortage
+from visatb.workflow.status import JobStatus, read_status
 
 _FULL = 1 << 20  # bytes free, below which a disk is as good as full
 _EVERY = 20.0  # seconds between lines about a running job, where there is no terminal
@@ -90,8 +90,8 @@ def _positive(text: str) -> int:
 
 def _list_jobs(file: Path, workdir: Path) -> None:
     experiment, layout = load_experiment(file), Layout(workdir.resolve())
-    if experiment.grouping and grouping.is_known(experiment, layout):
-        experiment = grouping.resolve(experiment, layout)
+    if experiment.grouping and is_known(experiment, layout):
+        experiment = resolve(experiment, layout)
     listed = jobs(experiment)
     left = outstanding(layout, listed, compute(experiment, layout))
     for job in left:

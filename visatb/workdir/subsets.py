@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.core import read_json, write_json
-from visatb import records
-from visatb.graph import ModelJob, Size, models
-from visatb.layout import SPLITS, Layout
-from visatb.schema import Experiment, round_to_count
+from visatb.experiment import records
+from visatb.experiment.models import ModelJob, Size, models
+from visatb.experiment.schema import Experiment, round_to_count
+from visatb.workdir.layout import SPLITS, Layout
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from visatb.experiment.read import load_experiment
+from visatb.experiment.yaml_lines import ExperimentError
+from visatb.workdir.layout import Layout
+from visatb.workdir.state import Steps, is_done, is_locked, read_object
+from visatb.workflow.estimate import weight_advice
+from visatb.workflow.jobs import Job, jobs
 
-from visatb.experiment import load_experiment
-from visatb.graph import Job, jobs
-from visatb.layout import Layout
-from visatb.plan import weight_advice
-from visatb.plan_command import duration, plain_console
-from visatb.workflow.state import Steps, is_done, is_locked, read_object
-from visatb.yaml_lines import ExperimentError
-
-STYLES = {"done": "green", "running": "bold cyan", "waiting": "dim", "failed": "bold red", "stopped": "yellow"}
 # tqdm: " 12%|█▏  | 12/100 [00:03<00:25, …"
 _PROGRESS = re.compile(rb"(\d+)/(\d+) \[[\d:]+<([\d:?]+)")
 _REACH = 1 << 14
@@ -125,61 +114,3 @@ def _seconds(clock: str) -> float | None:
     for part in clock.split(":"):
         seconds = seconds * 60 + int(part)
     return float(seconds)
-
-
-def render(status: Status) -> Group:
-    """The status as a table."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, width in (("stage", 10), ("job", 12), ("state", 7), ("step", 4)):
-        table.add_column(name, no_wrap=True, min_width=width)  # where there is little room, long names give way
-    for name in ("progress", "time", "still"):
-        table.add_column(name, justify="right", no_wrap=True)
-    stage = ""
-    for job in status.jobs:
-        shown = "" if job.progress is None or job.state != "running" else f"{_bar(job.progress)} {job.progress:4.0%}"
-        table.add_row(
-            job.stage if job.stage != stage else "",
-            job.name,
-            Text(job.state, STYLES[job.state]),
-            job.step,
-            shown,
-            duration(job.seconds) if job.seconds else "",
-            duration(job.left) if job.left is not None and job.state == "running" else "",
-        )
-        stage = job.stage
-    head = f"{status.name}: {status.done} of {len(status.jobs)} jobs done" + ("" if status.running else ", not running")
-    return Group(Text(head, "bold"), table, *(Text(remark, "yellow") for remark in status.remarks))
-
-
-def _bar(share: float, width: int = 12) -> str:
-    full = int(share * width)
-    return "━" * full + "╌" * (width - full)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status (0, or 2 for bad input)."""
-    parser = argparse.ArgumentParser(prog="visatb status", description=__doc__)
-    parser.add_argument("workdir", type=Path, metavar="WORKDIR")
-    parser.add_argument("--once", action="store_true", help="show it once, also while it runs")
-    arguments = parser.parse_args(argv)
-    console = plain_console()
-    try:
-        status = read_status(arguments.workdir)
-        if arguments.once or not status.running or not console.is_terminal:
-            console.print(render(status))
-            return 0
-        with Live(render(status), console=console, refresh_per_second=2) as live:
-            while status.running:
-                time.sleep(1)
-                status = read_status(arguments.workdir)
-                live.update(render(status))
-    except (ExperimentError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 0
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

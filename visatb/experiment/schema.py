@@ -10,21 +10,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-# The settings that LLaVA-v1.5 and the paper train with, as far as they decide results.
-TRAINING_DEFAULTS: dict[str, Any] = {
-    "num_train_epochs": 1,
-    "learning_rate": 2e-5,
-    "lr_scheduler_type": "cosine",
-    "warmup_ratio": 0.03,
-    "weight_decay": 0.0,
-    "model_max_length": 2048,
-    "logging_steps": 1,
-    "save_strategy": "steps",
-    "save_steps": 500,
-    "save_total_limit": 1,
-    "report_to": "none",
-}
-
 
 def _rate(value: Any) -> Any:
     if isinstance(value, str):
@@ -193,13 +178,6 @@ class Experiment(_Part):
         """The experiment file with every default written out."""
         content = self.model_dump(mode="json", by_alias=True)
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
-
-
-def training_arguments(experiment: Experiment, stage: str) -> dict[str, Argument]:
-    """The train command's arguments of a stage ("proxies", "finals", "stl"): the common ones under its own."""
-    lora: dict[str, Argument] = {"lora_enable": True} if stage == "proxies" and experiment.proxies == "lora" else {}
-    stage_arguments = dict(experiment.overrides.items()).get(stage, {})  # type: ignore[call-overload]
-    return {**experiment.training, **lora, **stage_arguments}
 
 
 def round_to_count(rate: float, total: int) -> int:

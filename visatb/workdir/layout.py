@@ -1,21 +1,13 @@
-"""Where everything of one experiment lies: the paths of a work folder, and the names of its models.
-
-A model is `mini`, `plus_mini:<unit>`, `single:<unit>`, `single_mini:<unit>`, `base`, a weighting method (`EW`, …) or
-`STL:<task>`. A unit is a task, or a group of tasks. `safe` turns any of these names into a file name.
-"""
+"""Where everything of one experiment lies: the paths of a work folder."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from visatb.experiment.names import safe
+
 SPLITS = ("val", "test")
-
-
-def safe(name: str) -> str:
-    """`name` as part of a file name: ":" becomes "-", and so does what file systems or shells mind."""
-    return re.sub(r"[^\w.+-]", "-", name)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,14 @@
+"""Names of models and of their files.
+
+A model is `mini`, `plus_mini:<unit>`, `single:<unit>`, `single_mini:<unit>`, `base`, a weighting method (`EW`, …) or
+`STL:<task>`. A unit is a task, or a group of tasks.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def safe(name: str) -> str:
+    """`name` as part of a file name: ":" becomes "-", and so does what file systems or shells mind."""
+    return re.sub(r"[^\w.+-]", "-", name)
