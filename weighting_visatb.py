@@ -3,8 +3,8 @@
     python weighting_visatb.py MATRIX.json --output weights.json
     python weighting_visatb.py --scores DIR --split val --output weights.json
 
-Legend: N weighting units (tasks, or groups of tasks), M validated tasks, R models, B bootstrap draws. Every function on
-arrays takes leading dimensions (`...`) and treats NaN as "left out". Standalone: numpy only.
+Legend: N weighting units (tasks, or groups of tasks), M validated tasks, R models, K repeats of a model's training,
+B draws. Every function on arrays takes leading dimensions (`...`) and treats NaN as "left out". Standalone: numpy only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ logger = logging.getLogger("weighting_visatb")
 
 Array = NDArray[np.float64]
 Units = Sequence[int] | NDArray[np.int64]
-Samples = Mapping[str, Mapping[str, Array]]  # task → model → float64[2, n]: per-sample values and their weights
+# task → model (of its repeats `mini`, `mini#2`, …) → float64[2, n]: per-sample values and their weights
+Samples = Mapping[str, Mapping[str, Array]]
 COMPONENTS = ("out", "in", "difficulty")
 ANSWER_COUNTS = ("questions", "empty", "distinct", "most_common", "same_truth")  # of a model on a task
 ALPHA = (0.25, 0.25, 0.5)
@@ -166,10 +168,24 @@ def _shares(alpha: Sequence[float]) -> Array:
 class Problem:
     """A validation matrix in arrays, with only what the chosen form needs (the rest NaN).
 
-    `models`: R names of rows; `values`, `stderr`: float64[R, M]; `unit_of`: int[M], each task's unit. Row 0 is the
-    start (mini or base), rows 1 to N are the units' proxies; row `low`, and N rows from `high` on, are the
-    difficulty's (they may be the same rows). `order` lists the fixed tasks, too. `answers`: (model, task) → how many
-    answers are empty, distinct and equal, where the matrix says so.
+    A row is a model, a column a task. For tasks A and B the three forms have these rows, and read the cells with a
+    letter: `s` for contributions, `d` for difficulties, `b` for both, `.` not at all::
+
+        standard           A B     precise            A B     simple           A B
+        0  mini            b b     0  mini            s s     0  base          s s   <- start
+        1  plus_mini:A     b s     1  plus_mini:A     s s     1  single:A      b s   <- proxies, one per unit,
+        2  plus_mini:B     s b     2  plus_mini:B     s s     2  single:B      s b      from row 1 on
+                                   3  single_mini     d d     3  single_mini   d d
+                                   4  single:A        d .
+                                   5  single:B        . d
+        low = 0, high = 1          low = 3, high = 4          low = 3, high = 1
+
+    Difficulty compares row `low` with the task's own of the rows from `high` on. With groups a row's unit is a group,
+    and `single_mini` holds, column by column, the model of that task's unit.
+
+    `models`: R names of rows; `repeats`: float64[R, M, K], the figure of each repeat of a model's training, padded with
+    NaN; `stderr`: float64[R, M, K], of each; `unit_of`: int[M], each task's unit. `order` lists the fixed tasks, too.
+    `answers`: (model, task) → how many answers are empty, distinct and equal, where the matrix says so.
     """
 
     tasks: list[str]
@@ -177,7 +193,7 @@ class Problem:
     unit_of: NDArray[np.int64]
     higher_is_better: NDArray[np.bool_]
     models: list[str]
-    values: Array
+    repeats: Array
     stderr: Array
     low: int
     high: int
@@ -186,9 +202,38 @@ class Problem:
     groups: dict[str, list[str]] | None
     answers: dict[tuple[str, str], Mapping[str, Any]]
 
+    @cached_property
+    def values(self) -> Array:
+        """The figures that λ comes from, float64[R, M]: means over the repeats."""
+        return _mean(self.repeats)
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """int[R, M], how often the model of each cell was trained: as often as any of its tasks has figures."""
+        places = np.arange(1, self.repeats.shape[-1] + 1)
+        counts = np.where(np.isfinite(self.repeats), places, 0).max(axis=-1)
+        for row, model in enumerate(self.models):
+            of = self.unit_of if model == "single_mini" else np.zeros_like(self.unit_of)
+            counts[row] = [counts[row, of == of[column]].max() for column in range(len(self.tasks))]
+        return counts
+
+    def standard_errors(self) -> Array:
+        """Standard error of each of `values` by the questions alone, float64[R, M]; NaN where one is not known.
+
+        Repeats answer the same questions and so may err alike: their mean is taken to be no surer than one of them.
+        """
+        unknown = (np.isfinite(self.repeats) & np.isnan(self.stderr)).any(axis=-1)
+        return np.where(unknown, np.nan, _mean(self.stderr))
+
+    def cells(self, column: int) -> list[tuple[int, int, str]]:
+        """(row, repeat, name of the repeat) of all figures that the form reads in a column."""
+        rows = np.flatnonzero(self.needed()[:, column])
+        counts = np.maximum(self.counts[:, column], 1)
+        return [(row, k, repeat_name(self.models[row], k)) for row in rows for k in range(counts[row])]
+
     def needed(self) -> NDArray[np.bool_]:
         """bool[R, M], true if the form reads the cell."""
-        mask = np.zeros(self.values.shape, dtype=bool)
+        mask = np.zeros(self.repeats.shape[:-1], dtype=bool)
         mask[: len(self.units) + 1] = mask[self.low] = True
         mask[self.high + self.unit_of, np.arange(len(self.tasks))] = True
         return mask
@@ -240,14 +285,15 @@ def build_problem(
     if not isinstance(higher, dict) or not all(k in known and isinstance(v, bool) for k, v in higher.items()):
         shown = reprlib.repr(higher)
         raise WeightingError(f"the matrix's `higher_is_better` must map its tasks to true or false, not {shown}")
+    repeats, stderr = _figures(matrix, models, tasks, known)
     return Problem(
         tasks=tasks,
         units=units,
         unit_of=np.array([next(k for k, unit in enumerate(units) if task in members[unit]) for task in tasks]),
         higher_is_better=np.array([higher.get(task, True) for task in tasks]),
         models=models,
-        values=_cells(matrix, "the matrix", models, tasks, known),
-        stderr=_cells(matrix.get("stderr", {}), "the matrix's `stderr`", models, tasks, known),
+        repeats=repeats,
+        stderr=stderr,
         low=models.index("single_mini") if precise else 0,
         high=models.index(f"{'single' if precise else proxies}:{units[0]}"),
         order=order + [task for task in fixed if task not in order],
@@ -269,10 +315,15 @@ def _check_rows(matrix: Mapping[str, Any], proxies: str, known: set[str]) -> Non
         )
 
 
+def repeat_name(model: str, repeat: int) -> str:
+    """The name of a model's repeat: `mini`, `mini#2`, `mini#3`, … for 0, 1, 2, …"""
+    return model if repeat == 0 else f"{model}#{repeat + 1}"
+
+
 def _answers(
     source: Any, models: list[str], tasks: list[str], known: set[str]
 ) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """What the matrix says about answers, by (model, task); nothing where it says nothing."""
+    """What the matrix says about answers, by (repeat of a model, task); nothing where it says nothing."""
     found: dict[tuple[str, str], Mapping[str, Any]] = {}
     for model in models:
         kind, _, unit = model.partition(":")
@@ -280,14 +331,20 @@ def _answers(
         if unit:
             entry = _entry(entry, unit, f"the matrix's `answers`, `{kind}`", known)
         for task in tasks:
-            counts = entry.get(task)
-            if counts is None:
-                continue
-            numbers = [counts.get(key) for key in ANSWER_COUNTS] if isinstance(counts, Mapping) else [None]
-            if not all(isinstance(number, int) and number >= 0 for number in numbers):
-                raise WeightingError(f"the matrix's `answers`: {model} on {task} must give {', '.join(ANSWER_COUNTS)}")
-            found[model, task] = counts
+            for k, counts in enumerate(_listed(entry.get(task))):
+                if counts is None:
+                    continue
+                numbers = [counts.get(key) for key in ANSWER_COUNTS] if isinstance(counts, Mapping) else [None]
+                if not all(isinstance(number, int) and number >= 0 for number in numbers):
+                    must = f"must give {', '.join(ANSWER_COUNTS)}"
+                    raise WeightingError(f"the matrix's `answers`: {repeat_name(model, k)} on {task} {must}")
+                found[repeat_name(model, k), task] = counts
     return found
+
+
+def _listed(value: Any) -> list[Any]:
+    """The repeats' entries of a cell, which stand in a list or alone."""
+    return value if isinstance(value, list) else [value]
 
 
 def _names(value: Any, what: str) -> list[str]:
@@ -319,10 +376,30 @@ def _check_groups(groups: Any, tasks: list[str]) -> dict[str, list[str]]:
     return members
 
 
-def _cells(source: Any, what: str, models: list[str], tasks: list[str], known: set[str]) -> Array:
-    """The cells of `models` out of a nested object, float64[R, M]; NaN where there is none (or null)."""
-    cells = np.full((len(models), len(tasks)), np.nan)
-    for row, model in enumerate(models):
+def _figures(matrix: Mapping[str, Any], models: list[str], tasks: list[str], known: set[str]) -> tuple[Array, Array]:
+    """The figures and their standard errors, float64[R, M, K] each; NaN where there is none (or null)."""
+    values = _cells(matrix, "the matrix", models, tasks, known)
+    errors = _cells(matrix.get("stderr", {}), "the matrix's `stderr`", models, tasks, known)
+    for (model, task), numbers in errors.items():
+        if len(numbers) != len(values.get((model, task), numbers)):
+            said = f"{len(numbers)} for {len(values[model, task])} repeats"
+            raise WeightingError(
+                f"the matrix's `stderr`: {model} on {task} has {said}; give one for each, null if unknown"
+            )
+    most = max(map(len, [*values.values(), *errors.values(), [0.0]]))
+    arrays = np.full((2, len(models), len(tasks), most), np.nan)
+    for array, found in zip(arrays, (values, errors), strict=True):
+        for (model, task), numbers in found.items():
+            array[models.index(model), tasks.index(task), : len(numbers)] = numbers
+    return arrays[0], arrays[1]
+
+
+def _cells(
+    source: Any, what: str, models: list[str], tasks: list[str], known: set[str]
+) -> dict[tuple[str, str], list[float]]:
+    """The numbers of each cell of `models`, one per repeat, out of a nested object; NaN for null."""
+    cells: dict[tuple[str, str], list[float]] = {}
+    for model in models:
         kind, _, unit = model.partition(":")
         entry = _entry(source, kind, what, known)
         if unit:
@@ -331,7 +408,13 @@ def _cells(source: Any, what: str, models: list[str], tasks: list[str], known: s
             if name not in known:
                 raise WeightingError(f"{what}, `{model}` names unknown {name!r}; known: {sorted(known)}")
             if name in tasks and value is not None:
-                cells[row, tasks.index(name)] = _number(value, f"{what}: {model} on {name}")
+                numbers = [
+                    np.nan if number is None else _number(number, f"{what}: {repeat_name(model, k)} on {name}")
+                    for k, number in enumerate(_listed(value))
+                ]
+                if not numbers:
+                    raise WeightingError(f"{what}: {model} on {name} is an empty list; give a number per repeat")
+                cells[model, name] = numbers
     return cells
 
 
@@ -371,13 +454,14 @@ def solve(problem: Problem, values: Array, on_degenerate: str, noise: Array) -> 
 
 
 def check_complete(problem: Problem) -> None:
-    """WeightingError if a cell that the form needs is missing; no policy mends what is not there."""
-    missing = np.isnan(problem.values) & problem.needed()
-    lines = [
-        f"no figure of {model} on {_some([problem.tasks[column] for column in np.flatnonzero(row)])}"
-        for model, row in zip(problem.models, missing, strict=True)
-        if row.any()
-    ]
+    """WeightingError if a cell that the form needs is missing, or a repeat of it; no policy mends what is not there."""
+    lines = []
+    for row, model in enumerate(problem.models):
+        for k in range(max(1, problem.counts[row].max())):
+            asked = problem.needed()[row] & (np.maximum(problem.counts[row], 1) > k)
+            missing = np.flatnonzero(asked & np.isnan(problem.repeats[row, :, k]))
+            if len(missing):
+                lines.append(f"no figure of {repeat_name(model, k)} on {_some([problem.tasks[j] for j in missing])}")
     if lines:
         shown = "; ".join(lines[:5]) + (f"; and of {len(lines) - 5} more models" if len(lines) > 5 else "")
         raise WeightingError(f"incomplete: {shown}; score every model on every task (--on_degenerate mends no holes)")
@@ -423,8 +507,7 @@ def check_answers(problem: Problem, on_degenerate: str) -> list[str]:
     What such a figure measures is whether the form of the answers was learnt. WeightingError under `error` where the
     start model scores 0 on every task: then all difficulties are 1.
     """
-    nothing = (problem.values == 0) & problem.higher_is_better
-    if nothing[0].all() and on_degenerate == "error":
+    if ((problem.values[0] == 0) & problem.higher_is_better).all() and on_degenerate == "error":
         raise WeightingError(
             f"degenerate: {problem.models[0]} scores 0 on every task, so that every difficulty is 1 and λ measures "
             "little but who learnt the form of the answers; look at its answers, train it longer (larger minis), or "
@@ -432,10 +515,10 @@ def check_answers(problem: Problem, on_degenerate: str) -> list[str]:
         )
     found = []
     for column, task in enumerate(problem.tasks):
-        for row in np.flatnonzero(problem.needed()[:, column]):
-            model = problem.models[row]
+        for row, k, model in problem.cells(column):
+            nothing = problem.repeats[row, column, k] == 0 and problem.higher_is_better[column]
             fault = collapsed(problem.answers.get((model, task), {}))
-            said = ["scores 0"] * bool(nothing[row, column]) + ([fault] if fault else [])
+            said = ["scores 0"] * bool(nothing) + ([fault] if fault else [])
             if said:
                 effect = f"D({task}) and the contributions to {task}" if row == 0 else "the figures that rest on it"
                 found.append(f"{task}: {model} {' and '.join(said)}; {effect} say little about what it has learnt")
@@ -457,56 +540,81 @@ def collapsed(counts: Mapping[str, Any]) -> str:
     return ""
 
 
-def _pairs(problem: Problem, column: int, samples: Samples) -> Array | None:
-    """Per-sample values and weights of the cells needed in a column, float64[2, rows, n]; None if any is not there."""
-    found = samples.get(problem.tasks[column], {})
-    rows = np.flatnonzero(problem.needed()[:, column])
-    if not all(problem.models[row] in found for row in rows):
+@dataclass(frozen=True)
+class _Answered:
+    """Per-sample scores of a task by all models that the form reads there.
+
+    `values`, `weights`: float64[Q, n], a row for each repeat of each model; `mean`: float64[rows, Q] takes the repeats'
+    figures to those of the rows `rows` of the matrix.
+    """
+
+    values: Array
+    weights: Array
+    rows: NDArray[np.int64]
+    mean: Array
+
+    def figures(self, picked: Array) -> Array:
+        """The matrix's figures, float64[rows], where question q is asked `picked[q]` times."""
+        tiny = np.finfo(float).tiny
+        return self.mean @ ((self.values * self.weights) @ picked / np.maximum(self.weights @ picked, tiny))
+
+    def errors(self) -> Array:
+        """What each question moves each repeat's figure by, times n: float64[Q, n]."""
+        means = (self.values * self.weights).sum(axis=1) / self.weights.sum(axis=1)
+        return self.weights * (self.values - means[:, None]) / self.weights.mean(axis=1)[:, None]
+
+
+def _answered(problem: Problem, column: int, samples: Samples) -> _Answered | None:
+    """The per-sample scores of a column; None if any that is needed is not there."""
+    found, cells = samples.get(problem.tasks[column], {}), problem.cells(column)
+    if not cells or not all(name in found for _, _, name in cells):
         return None
-    return np.stack([found[problem.models[row]] for row in rows], axis=1)
+    values, weights = np.stack([found[name] for _, _, name in cells], axis=1)
+    rows, owner = np.unique([row for row, _, _ in cells], return_inverse=True)
+    mean = (np.arange(len(rows))[:, None] == owner).astype(float)
+    return _Answered(values, weights, rows, mean / mean.sum(axis=1, keepdims=True))
 
 
 def denominator_noise(problem: Problem, samples: Samples) -> Array:
     """Standard error of every denominator, float64[M]: paired over per-sample scores, else from the cells' own."""
-    noise = np.hypot(problem.own(problem.stderr), problem.stderr[0])
+    stderr = problem.standard_errors()
+    noise = np.hypot(problem.own(stderr), stderr[0])
     for column, unit in enumerate(problem.unit_of):
-        pairs = _pairs(problem, column, samples)
-        if pairs is None or pairs.shape[-1] < 2:
+        answered = _answered(problem, column, samples)
+        if answered is None or answered.values.shape[-1] < 2:
             continue
-        values, weights = pairs[:, [0, 1 + unit]]  # the needed rows begin with all of 0 to N
-        means = (values * weights).sum(axis=1) / weights.sum(axis=1)
-        errors = weights * (values - means[:, None]) / weights.mean(axis=1)[:, None]
-        noise[column] = (errors[1] - errors[0]).std(ddof=1) / np.sqrt(values.shape[-1])
+        errors = answered.mean[[0, 1 + unit]] @ answered.errors()  # the needed rows begin with all of 0 to N
+        noise[column] = (errors[1] - errors[0]).std(ddof=1) / np.sqrt(errors.shape[-1])
     return noise
 
 
 def draw(problem: Problem, samples: Samples, count: int, seed: int) -> Array | None:
     """`count` bootstrap matrices, float64[B, R, M]; None where nothing says how sure a figure is.
 
-    A task with per-sample scores of all models has its questions drawn anew, the same ones for every model; the
-    others get independent normal errors of their standard errors.
+    A task with per-sample scores of all models has its questions drawn anew, the same ones for every model and repeat;
+    the others get independent normal errors of their standard errors.
     """
     if not_sure(problem, samples):
         return None
     rng = np.random.default_rng(seed)
-    drawn = np.repeat(problem.values[None], count, axis=0)
+    drawn, stderr = np.repeat(problem.values[None], count, axis=0), problem.standard_errors()
     for column in range(len(problem.tasks)):
-        rows = np.flatnonzero(problem.needed()[:, column])
-        pairs = _pairs(problem, column, samples)
-        if pairs is not None:
-            parts, n = pairs[0] * pairs[1], pairs.shape[-1]
-            for index in range(count):
-                picked = np.bincount(rng.integers(n, size=n), minlength=n).astype(float)
-                drawn[index, rows, column] = parts @ picked / np.maximum(pairs[1] @ picked, np.finfo(float).tiny)
+        answered = _answered(problem, column, samples)
+        if answered is None:
+            rows = np.flatnonzero(problem.needed()[:, column])
+            drawn[:, rows, column] += rng.normal(size=(count, len(rows))) * stderr[rows, column]
             continue
-        drawn[:, rows, column] += rng.normal(size=(count, len(rows))) * problem.stderr[rows, column]
+        n = answered.values.shape[-1]
+        for index in range(count):
+            picked = np.bincount(rng.integers(n, size=n), minlength=n).astype(float)
+            drawn[index, answered.rows, column] = answered.figures(picked)
     return drawn
 
 
 def not_sure(problem: Problem, samples: Samples) -> list[str]:
     """The tasks with a figure that has neither per-sample scores nor a standard error."""
-    lost = np.atleast_1d((np.isnan(problem.stderr) & problem.needed()).any(axis=0))
-    return [task for k, task in enumerate(problem.tasks) if lost[k] and _pairs(problem, k, samples) is None]
+    lost = np.atleast_1d((np.isnan(problem.standard_errors()) & problem.needed()).any(axis=0))
+    return [task for k, task in enumerate(problem.tasks) if lost[k] and _answered(problem, k, samples) is None]
 
 
 # ---------------------------------------------------------------------------------------------- all of it together
@@ -748,7 +856,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--on_degenerate", choices=("error", "drop", "clip"), default="error")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="B", help="draws for the intervals; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    parser.add_argument("--output", type=Path, metavar="F", help="write the weights (with --scores the matrix, too)")
+    parser.add_argument("--output", type=Path, metavar="F", help="write the weights")
+    parser.add_argument(
+        "--matrix",
+        type=Path,
+        metavar="F",
+        dest="matrix_output",
+        help="write the matrix that --scores collects (default: OUTPUT with .matrix.json at its end)",
+    )
     return parser
 
 
@@ -778,11 +893,17 @@ def _run(arguments: argparse.Namespace) -> str:
         seed=arguments.seed,
         samples=samples,
     )
+    if arguments.scores and (path := _matrix_output(arguments)):
+        write_json(path, matrix)
     if arguments.output:
-        if arguments.scores:
-            write_json(arguments.output.with_name(f"{arguments.output.stem}.matrix.json"), matrix)
         write_json(arguments.output, content)
     return report(problem, content)
+
+
+def _matrix_output(arguments: argparse.Namespace) -> Path | None:
+    output: Path | None = arguments.output
+    given: Path | None = arguments.matrix_output
+    return given or (output and output.with_name(f"{output.stem}.matrix.json"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -792,6 +913,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.matrix is None and arguments.scores is None:
         parser.error(_without_source())
+    if arguments.matrix_output and not arguments.scores:
+        parser.error("--matrix names the file for the matrix that --scores collects; without --scores there is none")
     try:
         text = _run(arguments)
     except WeightingError as error:

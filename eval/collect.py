@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from eval.core import IDENTITY, EvaluationError, in_words, read_json
 logger = logging.getLogger("weighting_visatb")  # its command is what reads these files
 
 _SHOWN = 3
+_REPEAT = re.compile(r"#([2-9]|[1-9][0-9]{1,3})$")  # `mini` trained once more is `mini#2`, then `mini#3`, …
 PROXIES = ("mini", "base", "single_mini", "plus_mini", "single")
 Samples = dict[str, dict[str, NDArray[np.float64]]]  # task → model → float64[2, n]: values and weights
+Cell = tuple[str, str, int]  # kind, unit ("" where the kind has none) and repeat (0, 1, …) of a proxy
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,13 @@ class ScoreFile:
     num_samples: int
     answers: Mapping[str, Any] | None = None  # counts of empty, distinct and equal answers; older files have none
 
+    @property
+    def proxy(self) -> Cell:
+        """Which proxy's, and which repeat of its training: `plus_mini:A#3` is ("plus_mini", "A", 2)."""
+        kind, _, unit = _REPEAT.sub("", self.model).partition(":")
+        repeat = _REPEAT.search(self.model)
+        return kind, unit, int(repeat[1]) - 1 if repeat else 0
+
 
 def collect(
     folder: Path,
@@ -43,17 +53,20 @@ def collect(
 ) -> tuple[dict[str, Any], Samples]:
     """Validation matrix, and per-sample scores where every score file of a task has them beside it.
 
-    Files of other splits are left alone, as are models that are no proxies (a method's name). `task_names` gives the
-    order (default: sorted); EvaluationError names two files that are of the same cell or do not fit together.
+    Files of other splits are left alone, as are models that are no proxies (a method's name). A proxy that was trained
+    more than once (`mini`, `mini#2`, …) has lists in its cells, one figure per repeat. `task_names` gives the order
+    (default: sorted); EvaluationError names two files that are of the same cell or do not fit together.
     """
     scores, samples = read_folder(folder, split)
-    proxies = [score for score in scores if score.model.partition(":")[0] in PROXIES]
+    proxies = [score for score in scores if score.proxy[0] in PROXIES]
     if not proxies:
         raise EvaluationError(f"{folder}: no score file of a proxy (mini, plus_mini:<task>, …) on split {split!r}")
     tasks = list(task_names) if task_names else sorted({score.task for score in proxies})
     if task_names:
         proxies = _of_tasks(proxies, {*tasks, *(groups or {})})
+    _refuse_repeats_as_names([*tasks, *(groups or {})])
     placed = [(score, cell) for score in proxies if score.task in tasks and (cell := _cell(score, groups))]
+    repeats = _repeats(placed)
     matrix: dict[str, Any] = {"tasks": tasks, "higher_is_better": {}, "num_samples": {}, "stderr": {}}
     if groups:
         matrix["groups"] = {name: list(members) for name, members in groups.items()}
@@ -62,20 +75,38 @@ def collect(
         _same_kind(first.setdefault(score.task, score), score)
         matrix["higher_is_better"][score.task] = score.higher_is_better
         matrix["num_samples"][score.task] = score.num_samples
-        _place(matrix, score, cell, score.value)
+        count = repeats[cell[:2]]
+        _place(matrix, score, cell, score.value, count)
         if score.stderr is not None:
-            _place(matrix["stderr"], score, cell, score.stderr)
+            _place(matrix["stderr"], score, cell, score.stderr, count)
         if score.answers is not None:
-            _place(matrix.setdefault("answers", {}), score, cell, score.answers)
+            _place(matrix.setdefault("answers", {}), score, cell, score.answers, count)
     return matrix, _pair(samples, placed)
 
 
 def _of_tasks(proxies: list[ScoreFile], units: set[str]) -> list[ScoreFile]:
     """Without the proxies of other tasks than the named ones; a warning names those that get no weight."""
-    others = sorted({unit for score in proxies if (unit := score.model.partition(":")[2]) and unit not in units})
+    others = sorted({unit for score in proxies if (unit := score.proxy[1]) and unit not in units})
     if others:
         logger.warning("no weight for %s: these have proxies, but are not among --task_names", ", ".join(others))
-    return [score for score in proxies if score.model.partition(":")[2] not in others]
+    return [score for score in proxies if score.proxy[1] not in others]
+
+
+def _refuse_repeats_as_names(names: Sequence[str]) -> None:
+    for name in names:
+        if _REPEAT.search(name):
+            raise EvaluationError(
+                f"the task or group {name!r} has a name like that of a repeat (`mini#2` is the second training of "
+                "`mini`): give it another name, without # and a number at its end"
+            )
+
+
+def _repeats(placed: Sequence[tuple[ScoreFile, Cell]]) -> dict[tuple[str, str], int]:
+    """How often each proxy (kind, unit) was trained."""
+    counts: dict[tuple[str, str], int] = {}
+    for _, (kind, unit, repeat) in placed:
+        counts[kind, unit] = max(counts.get((kind, unit), 0), repeat + 1)
+    return counts
 
 
 def read_folder(folder: Path, split: str) -> tuple[list[ScoreFile], dict[tuple[str, str], Any]]:
@@ -149,25 +180,35 @@ def _same_kind(a: ScoreFile, b: ScoreFile) -> None:
             )
 
 
-def _cell(score: ScoreFile, groups: Mapping[str, Sequence[str]] | None) -> tuple[str, str] | None:
-    """(kind, unit) of the matrix cell that a score file fills; None for a single mini on another unit's task."""
-    kind, _, unit = score.model.partition(":")
-    if kind != "single_mini":
-        return kind, unit
-    return (kind, "") if score.task in (groups or {}).get(unit, [unit]) else None
+def _cell(score: ScoreFile, groups: Mapping[str, Sequence[str]] | None) -> Cell | None:
+    """The matrix cell that a score file fills; None for a single mini on another unit's task."""
+    kind, unit, _ = score.proxy
+    own = kind != "single_mini" or score.task in (groups or {}).get(unit, [unit])
+    return score.proxy if own else None
 
 
-def _place(matrix: dict[str, Any], score: ScoreFile, cell: tuple[str, str], value: Any) -> None:
-    kind, unit = cell
-    row = matrix.setdefault(kind, {})
-    (row.setdefault(unit, {}) if unit else row)[score.task] = value
+def _row(cell: Cell) -> tuple[str, ...]:
+    """The matrix's keys down to a model's figures; all single minis share one, each with its own tasks."""
+    kind, unit, _ = cell
+    return (kind, unit) if unit and kind != "single_mini" else (kind,)
 
 
-def _pair(samples: Mapping[tuple[str, str], Any], proxies: Sequence[tuple[ScoreFile, tuple[str, str]]]) -> Samples:
+def _place(matrix: dict[str, Any], score: ScoreFile, cell: Cell, value: Any, repeats: int) -> None:
+    """Put a value into its cell; with repeats, into its place in the cell's list, where null is a missing one."""
+    row = matrix
+    for key in _row(cell):
+        row = row.setdefault(key, {})
+    if repeats == 1:
+        row[score.task] = value
+    else:
+        row.setdefault(score.task, [None] * repeats)[cell[2]] = value
+
+
+def _pair(samples: Mapping[tuple[str, str], Any], proxies: Sequence[tuple[ScoreFile, Cell]]) -> Samples:
     """Per-sample arrays of the score files that have them; EvaluationError if of other questions or figures."""
     paired: Samples = {}
     ids: dict[str, tuple[Path, list[str]]] = {}
-    for score, (kind, unit) in proxies:
+    for score, cell in proxies:
         if (score.task, score.model) not in samples:
             continue
         path, entries = samples[score.task, score.model]
@@ -180,7 +221,8 @@ def _pair(samples: Mapping[tuple[str, str], Any], proxies: Sequence[tuple[ScoreF
             raise EvaluationError(
                 f"{path}: its mean is {mean:.6g}, but {score.path} says {score.value:.6g}; score anew"
             )
-        paired.setdefault(score.task, {})[f"{kind}:{unit}" if unit else kind] = values
+        model = ":".join(_row(cell)) + (f"#{cell[2] + 1}" if cell[2] else "")
+        paired.setdefault(score.task, {})[model] = values
     return paired
 
 

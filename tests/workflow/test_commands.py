@@ -71,6 +71,16 @@ def test_answer_and_weighting_commands_parse(prepared):
     assert parsed.task_names == ["a", "b", "c", "chat"]
     assert parsed.fixed == [("chat", 2.0)]
     assert parsed.temperature == 0.5
+    assert (parsed.output, parsed.matrix_output) == (layout.weights, layout.matrix)
+
+
+def test_every_fixed_task_reaches_the_weighting_command(tmp_path):
+    import weighting_visatb
+
+    tasks = {"a": {}, "b": {}, "c": {"weight": 2.0}, "d": {"weight": 0.5}}
+    experiment = load_experiment(write_experiment(tmp_path, tasks))
+    arguments = weighting_arguments(experiment, Layout(tmp_path / "work"), None)
+    assert weighting_visatb._parser().parse_args(arguments).fixed == [("c", 2.0), ("d", 0.5)]
 
 
 @pytest.mark.parametrize("name", ["academic", "m3it", "chat", "qwen2vl", "tiny", "nlvr"])

@@ -130,7 +130,8 @@ def weighting_arguments(experiment: Experiment, layout: Layout, groups_file: str
     """The weighting command's arguments."""
     weighting = experiment.weighting
     words = ["--scores", str(layout.root / "scores" / "val"), "--split", "val"]
-    words += ["--task_names", *experiment.tasks, "--output", str(layout.weights)]
+    words += ["--task_names", *experiment.tasks]
+    words += ["--output", str(layout.weights), "--matrix", str(layout.matrix)]
     words += ["--temperature", str(weighting.temperature), "--form", weighting.form]
     words += ["--difficulty", weighting.difficulty, "--on_degenerate", weighting.on_degenerate]
     words += ["--bootstrap", str(weighting.bootstrap)]
@@ -139,6 +140,6 @@ def weighting_arguments(experiment: Experiment, layout: Layout, groups_file: str
     words += ["--alpha-difficulty", str(alpha.difficulty)]
     if groups_file is not None:
         words += ["--groups", groups_file]
-    if experiment.fixed:
-        words += ["--fixed", *(f"{name}={weight}" for name, weight in experiment.fixed.items())]
+    for name, weight in experiment.fixed.items():
+        words += ["--fixed", f"{name}={weight}"]
     return words

@@ -165,7 +165,6 @@ def weights(context: Context) -> None:
         write_json(groups, experiment.groups)
     arguments = stage_commands.weighting_arguments(experiment, layout, None if groups is None else str(groups))
     context.run("weighting_visatb", arguments)
-    layout.weights.with_name("weights.matrix.json").replace(layout.matrix)
 
 
 def results(context: Context) -> None:
