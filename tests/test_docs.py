@@ -42,6 +42,25 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_map_names_what_there_is():
+    """Every path that the map or README's tree names exists, and every room of the tree is named."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    for name in set(re.findall(r"`([\w./]+\.py)`", text)):
+        assert (ROOT / name).is_file(), name
+    [tree] = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    top = ""
+    named = set()
+    for line in tree.splitlines():
+        paths = re.split(r"\s{2,}(?![\w.]+[/.])", line.strip())[0].split()
+        top = paths[0] if not line.startswith(" ") else top
+        named |= {path.strip("/") if not line.startswith(" ") else f"{top}{path}".strip("/") for path in paths}
+    for name in named:
+        assert (ROOT / name).exists(), name
+    for package in ("llava", "visatb"):
+        for folder in (ROOT / package).iterdir():
+            assert not (folder / "__init__.py").is_file() or f"{package}/{folder.name}" in named, folder
+
+
 def commands(page: Path) -> Iterator[list[str]]:
     """The words of every command in a page's shell blocks, without what is set before it."""
     for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
