@@ -83,7 +83,7 @@ def test_every_fixed_task_reaches_the_weighting_command(tmp_path):
     assert weighting_visatb._parser().parse_args(arguments).fixed == [("c", 2.0), ("d", 0.5)]
 
 
-@pytest.mark.parametrize("name", ["academic", "m3it", "chat", "qwen2vl", "tiny", "nlvr"])
+@pytest.mark.parametrize("name", ["academic", "m3it", "chat", "qwen2vl", "tiny", "nlvr", "null"])
 def test_training_settings_of_the_examples_parse(name, tmp_path):
     if not (EXAMPLES / f"{name}.yaml").exists():
         pytest.skip(f"examples/{name}.yaml is not there yet")

@@ -23,11 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("experiment.yaml"), metavar="FILE")
     parser.add_argument("--model", default="llava-hf/llava-1.5-7b-hf", help="checkpoint to start from")
     parser.add_argument("--image-folder", "--image_folder", type=Path, metavar="DIR")
+    parser.add_argument("--null", metavar="TASK", help="a null experiment: this task split at random into five tasks")
+    parser.add_argument("--seed", type=int, default=0, help="of that split (default 0)")
     arguments = parser.parse_args(argv)
     try:
-        if arguments.output.exists():
-            raise ExperimentError(f"{arguments.output} exists: name another --output")
-        text = draft(arguments.folder, arguments.output, arguments.model, arguments.image_folder)
+        output = arguments.output
+        if output.exists():
+            raise ExperimentError(f"{output} exists: name another --output")
+        if arguments.null and not output.suffix:
+            raise ExperimentError(f"{output}: name it {output}.yaml; the data are written into a folder {output}")
+        text = draft(arguments.folder, output, arguments.model, arguments.image_folder, arguments.null, arguments.seed)
         write_text(arguments.output, text)
     except (ExperimentError, DataError, OSError) as error:
         sys.stderr.write(f"error: {write_problem(error, arguments.output.parent) or error}\n")

@@ -19,6 +19,7 @@ from eval.metrics import parse_box
 from llava.data.errors import DataError
 from llava.data.records import read_records
 from visatb.experiment import records
+from visatb.experiment.null import PARTS, Files, split_at_random
 from visatb.experiment.sizes import choose_sizes, longest_sequence
 from visatb.experiment.yaml_lines import ExperimentError
 
@@ -59,27 +60,35 @@ training: # any argument of `visatb train`
 launcher:
   gpus_per_job: 1 # or all; without GPUs: processes
 """
+_NULL = """\
+# This is a null experiment: {task} of {folder}, split at random (seed {seed}) into {parts} tasks that differ by
+# chance alone. λ must be 1 and ΔI 0 but for noise: what this run shows beyond that is the noise of a run of this size.
+#
+"""
 
 
-def draft(folder: Path, output: Path, model: str, image_folder: Path | None = None) -> str:
+def draft(
+    folder: Path, output: Path, model: str, image_folder: Path | None = None, null: str | None = None, seed: int = 0
+) -> str:
     """The text of an experiment file at `output` for the data in `folder`.
 
+    With `null`, a task there: its null experiment, whose data are written into a folder named like `output`, beside it.
+
     Raises:
-        ExperimentError: no file there has such a name, or a task lacks training data.
+        ExperimentError: no file there has such a name, a task lacks training data, or `null` is none or has too little.
         DataError: a file is no LLaVA JSON.
     """
-    found: dict[str, dict[str, list[Path]]] = {}
-    for file in sorted(folder.rglob("*.json*")):
-        match = _NAME.fullmatch(file.name)
-        if match and not match["task"].endswith(("-mini", "-plus-mini")):
-            found.setdefault(match["task"], {}).setdefault(match["split"], []).append(file)
-    if not found:
-        raise ExperimentError(f"{folder}: holds no file named {{task}}_{{train|val|test}}-{{size}}.json")
+    found = _find(folder)
     base = output.resolve().parent
     lines = [_HEAD.format(name=output.name, model=_quoted(model))]
     images = image_folder or _image_folder(
         folder, [file for splits in found.values() for file in splits.get("train", [])]
     )
+    if null is not None:
+        if null not in found:
+            raise ExperimentError(f"{folder}: holds no task {null}; its tasks: {', '.join(found)}")
+        found = split_at_random(_trained(null, found[null]), null, output.with_suffix(""), seed)
+        lines.insert(0, _NULL.format(task=null, folder=_relative(folder, base), seed=seed, parts=PARTS))
     if images is not None:
         lines.append(f"image_folder: {_quoted(_relative(images, base))}\n")
     lines.append("tasks:")
@@ -91,9 +100,26 @@ def draft(folder: Path, output: Path, model: str, image_folder: Path | None = No
     return "\n".join(lines) + "\n" + _TAIL.format(sizes=sizes, length=length, why_length=why_length)
 
 
-def _task_lines(task: str, splits: dict[str, list[Path]], base: Path) -> Iterator[str]:
+def _find(folder: Path) -> Files:
+    found: Files = {}
+    for file in sorted(folder.rglob("*.json*")):
+        match = _NAME.fullmatch(file.name)
+        if match and not match["task"].endswith(("-mini", "-plus-mini")):
+            found.setdefault(match["task"], {}).setdefault(match["split"], []).append(file)
+    if not found:
+        raise ExperimentError(f"{folder}: holds no file named {{task}}_{{train|val|test}}-{{size}}.json")
+    return found
+
+
+def _trained(task: str, splits: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """The splits as they are; ExperimentError where there is nothing to train on."""
     if "train" not in splits:
         raise ExperimentError(f"task {task} has {next(iter(splits.values()))[0]}, but no training data ({task}_train…)")
+    return splits
+
+
+def _task_lines(task: str, splits: dict[str, list[Path]], base: Path) -> Iterator[str]:
+    splits = _trained(task, splits)
     yield f"  {_quoted(task)}:"
     for split, files in splits.items():
         names = [_quoted(_relative(file, base)) for file in files]
