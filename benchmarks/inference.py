@@ -25,10 +25,11 @@ from PIL import Image
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from benchmarks.record import save
-from llava.infer.checkpoint import DTYPES, Checkpoint
+from llava.infer.checkpoint import Checkpoint
 from llava.infer.engine import GenerationSettings, Generator
 from llava.infer.prompts import Request
 from llava.model.family import family_of
+from llava.model.load import DTYPES
 from tests.tiny import tiny_llava
 
 WORDS = ["what", "is", "the", "colour", "of", "this", "small", "red", "square", "in", "picture", "three", "one", "word"]

@@ -14,9 +14,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
-from llava.infer.checkpoint import DTYPES, Checkpoint
+from llava.infer.checkpoint import Checkpoint
 from llava.infer.engine import GenerationSettings, Generator
 from llava.infer.prompts import Request, open_image
+from llava.model.load import DTYPES
 
 Turn = dict[str, str]
 

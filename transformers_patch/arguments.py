@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from transformers import TrainingArguments
 
@@ -20,7 +20,13 @@ class VitwTrainingArguments(TrainingArguments):
         ValueError: a value outside its choices, or a window or temperature that is not positive.
     """
 
-    weight_method: str = field(default="EW", metadata={"help": "Task weighting method.", "choices": list(WEIGHTERS)})
+    weight_method: str | None = field(
+        default=None,
+        metadata={
+            "help": "Task weighting method (none: VisATB where weights are given, else EW).",
+            "choices": list(WEIGHTERS),
+        },
+    )
     dwa_window: int = field(default=25, metadata={"help": "DWA: observations of a task per window."})
     dwa_temperature: float = field(default=2.0, metadata={"help": "DWA: softmax temperature."})
     igb_window: int = field(default=100, metadata={"help": "IGB: the base loss is taken over optimizer steps w to 2w."})
@@ -43,11 +49,9 @@ class VitwTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, choices in (
-            ("weight_method", WEIGHTERS),
-            ("loss_impl", LOSS_IMPLS),
-            ("loss_norm", LOSS_NORMS),
-        ):
+        for name, choices in (("weight_method", WEIGHTERS), ("loss_impl", LOSS_IMPLS), ("loss_norm", LOSS_NORMS)):
+            if name == "weight_method" and self.weight_method is None:
+                continue
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.label_smoothing_factor:
@@ -55,20 +59,19 @@ class VitwTrainingArguments(TrainingArguments):
         # The Trainer's batches, their order and their padding are its own (exact last step, exact resume).
         self.remove_unused_columns = False
 
-    def make_weighter(self, num_tasks: int, weights: Any = None) -> Weighter:
+    def make_weighter(self, num_tasks: int, weights: Sequence[float] | None = None) -> Weighter:
         """Return the weighter of `weight_method` for `num_tasks` weighting units (tasks, or groups of tasks).
 
         Args:
             weights: λ float[N] for VisATB; must be None for every other method.
+
+        Raises:
+            ValueError: weights without a method that takes them, or the other way round.
         """
-        options: dict[str, dict[str, Any]] = {
-            "RLW": {"seed": self.seed},
-            "DWA": {"window": self.dwa_window, "temperature": self.dwa_temperature},
-            "IGB": {"window": self.igb_window},
-            "VisATB": {"weights": weights},
-        }
-        if weights is None and self.weight_method == "VisATB":
-            raise ValueError("weight_method VisATB needs weights")
-        if weights is not None and self.weight_method != "VisATB":
-            raise ValueError(f"weights were given, but weight_method is {self.weight_method}")
-        return WEIGHTERS[self.weight_method](num_tasks, **options.get(self.weight_method, {}))
+        method = self.weight_method or ("EW" if weights is None else "VisATB")
+        weighter = WEIGHTERS[method]
+        if weights is None and weighter.takes_weights:
+            raise ValueError(f"weight_method {method} needs weights")
+        if weights is not None and not weighter.takes_weights:
+            raise ValueError(f"weights were given, but weight_method is {method}")
+        return weighter.from_arguments(self, num_tasks, weights)

@@ -106,6 +106,10 @@ class VitwTrainer(Trainer):
     # ---- data
 
     def get_train_dataloader(self) -> DataLoader:
+        """The training batches of this rank, each epoch in its own order and filled up with blanks.
+
+        Overridden because the stock loader evens out the last step by repeating samples, which would count twice.
+        """
         dataset: Any = self.train_dataset
         if dataset is None:
             raise ValueError("training needs a train_dataset")
@@ -115,11 +119,16 @@ class VitwTrainer(Trainer):
         return self._loader(dataset, self._train_batches)
 
     def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
-        # The stock code does not reach the batch sampler of a resumed epoch on several ranks.
+        """Tell the sampler its epoch, then run it.
+
+        Overridden because the stock code does not reach the sampler of a resumed epoch on several ranks, and no public
+        hook comes before an epoch's first batch is drawn.
+        """
         self._train_batches.set_epoch(kwargs["epoch"])
         super()._run_epoch(**kwargs)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """The batches of an evaluation in the order of the data; overridden for the same blanks as in training."""
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
             dataset = cast(dict[str, Any], self.eval_dataset)[dataset]
@@ -149,7 +158,11 @@ class VitwTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Tensor | None]:
-        """Fetch a step's micro-batches; return them with the divisor Σ_k λ_k n_k of the whole step, float64[]."""
+        """Fetch a step's micro-batches; return them with the divisor Σ_k λ_k n_k of the whole step, float64[].
+
+        Overridden because it is the one place where a step's micro-batches are seen before its first forward; the stock
+        method counts their tokens, whatever their tasks.
+        """
         if 0 < self.state.max_steps <= self.state.global_step:
             # Resumed from the last step's checkpoint within an epoch: the stock loop would take one more step.
             self.control.should_training_stop = True
@@ -157,8 +170,9 @@ class VitwTrainer(Trainer):
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         if not batches:
             return [], None
-        tasks = len(self.task_names)
-        counts = torch.stack([token_counts(batch["labels"], batch["vitw_task_ids"], tasks) for batch in batches]).sum(0)
+        num_tasks = len(self.task_names)
+        of_batches = [token_counts(batch["labels"], batch["vitw_task_ids"], num_tasks) for batch in batches]
+        counts = torch.stack(of_batches).sum(0)
         flag = counts.new_tensor([self.preemption.requested])
         totals = self.accelerator.reduce(torch.cat([counts, flag]).to(device), reduction="sum").cpu().numpy()
         self.preemption.agreed = bool(totals[-1])
@@ -185,17 +199,19 @@ class VitwTrainer(Trainer):
     ) -> Any:
         """Return this micro-batch's part of the step's loss, scaled by the number of ranks (backward averages them).
 
+        Overridden because the stock loss knows no tasks.
+
         Args:
             num_items_in_batch: the divisor from `get_batch_samples`.
         """
-        tasks = target_tasks(inputs["labels"], inputs["vitw_task_ids"])
+        token_tasks = target_tasks(inputs["labels"], inputs["vitw_task_ids"])
         outputs: TokenLosses = model(**inputs)
         losses = outputs.token_losses
         assert losses is not None
-        self._step_losses += self._per_task(losses.detach(), tasks)
-        self._step_faults += self._per_task(~losses.detach().isfinite(), tasks)
+        self._step_losses += self._per_task(losses.detach(), token_tasks)
+        self._step_faults += self._per_task(~losses.detach().isfinite(), token_tasks)
         if self.args.loss_norm == "micro_batch":
-            counts = torch.bincount(tasks, minlength=len(self.task_names)).cpu().numpy()
+            counts = torch.bincount(token_tasks, minlength=len(self.task_names)).cpu().numpy()
             weights, divisor = self._weigh(counts)
             scale = 1.0
         else:
@@ -203,12 +219,13 @@ class VitwTrainer(Trainer):
             scale = float(self.accelerator.num_processes)
         # No valid token, or only tasks of weight 0: a zero with a graph, so that every rank runs its backward.
         per_task = torch.as_tensor(weights[self.task_units] * (scale / divisor if divisor else 0.0))
-        loss = (per_task.to(losses)[tasks] * losses).sum()
+        loss = (per_task.to(losses)[token_tasks] * losses).sum()
         return (loss, outputs) if return_outputs else loss
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
+        """Forward and backward of a micro-batch; overridden to take stock after a step's last backward."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._micro_batches_left -= 1
         if self._micro_batches_left == 0:
@@ -249,9 +266,9 @@ class VitwTrainer(Trainer):
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(f"step {self.state.global_step + 1}: {what}. {ADVICE}")
 
-    def _per_task(self, losses: Tensor, tasks: Tensor) -> Tensor:
-        """[n] detached token losses and tasks int64[n] → Σ CE per task [T]."""
-        return task_loss_sums(losses.to(self._step_losses.dtype), tasks, len(self.task_names))
+    def _per_task(self, losses: Tensor, token_tasks: Tensor) -> Tensor:
+        """[n] detached token losses and the tokens' tasks int64[n] → Σ CE per task [T]."""
+        return task_loss_sums(losses.to(self._step_losses.dtype), token_tasks, len(self.task_names))
 
     def _zeros(self, size: int) -> Tensor:
         device = self.args.device
@@ -285,12 +302,13 @@ class VitwTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Add a batch's losses to their tasks; overridden because the stock method averages over batches."""
         inputs = self._prepare_inputs(inputs)
-        tasks = target_tasks(inputs["labels"], inputs["vitw_task_ids"])
+        token_tasks = target_tasks(inputs["labels"], inputs["vitw_task_ids"])
         with torch.no_grad(), self.compute_loss_context_manager():
             losses = model(**inputs).token_losses
-        self._eval_losses += self._per_task(losses, tasks)
-        self._eval_counts += torch.bincount(tasks, minlength=len(self.task_names))
+        self._eval_losses += self._per_task(losses, token_tasks)
+        self._eval_counts += torch.bincount(token_tasks, minlength=len(self.task_names))
         return losses.new_zeros(()), None, None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
@@ -358,6 +376,7 @@ class VitwTrainer(Trainer):
             load_full_model(target, resume_from_checkpoint, self.load_model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the optimizer's state, and the weighter's with it: overridden because both belong to the same step."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.weighter.load_state_dict(json.loads((Path(checkpoint) / WEIGHTER_FILE).read_text()))

@@ -1,7 +1,11 @@
 """Task weighters: one class per method, one formula for all.
 
-Every method minimises L = Σ_t λ_k(t) CE_t / Σ_t λ_k(t) over the valid target tokens t of one optimizer step, where
-k(t) is the task of token t; the methods differ only in λ. With λ given and fixed this is the paper's Equation 2 (VITW).
+Every method minimises, over the valid target tokens t of one optimizer step,
+
+    L = Σ_t λ_k(t) · CE_t / Σ_t λ_k(t)
+
+where k(t) is the task of token t; the methods differ only in λ. With λ given and fixed this is the paper's Equation 2
+(VITW). A method is one class here and one line in `WEIGHTERS`, the only list of methods.
 
 Legend: N tasks (or task groups); n_k valid target tokens of task k in the global batch of the step.
 
@@ -34,10 +38,23 @@ class Weighter(ABC):
     observes = False
     """Whether λ depends on past losses, so that they must be reduced over the ranks after every step."""
 
+    takes_weights = False
+    """Whether λ is given by the user."""
+
     def __init__(self, num_tasks: int) -> None:
         if num_tasks < 1:
             raise ValueError(f"a weighter needs at least one task, got {num_tasks}")
         self.num_tasks = num_tasks
+
+    @classmethod
+    def from_arguments(cls, arguments: Any, num_tasks: int, weights: Sequence[float] | None) -> Weighter:
+        """Return the weighter of a training run.
+
+        Args:
+            arguments: the run's `VitwTrainingArguments`, of which a method reads its own.
+            weights: λ float[N] for a method that `takes_weights`, else None.
+        """
+        return cls(num_tasks)
 
     @abstractmethod
     def task_weights(self, step: int, token_counts: Int64) -> Float64:
@@ -55,7 +72,13 @@ class Weighter(ABC):
 
 
 class EqualWeighting(Weighter):
-    """EW: λ = 1 (Equation 1)."""
+    """EW: every token counts the same (Equation 1).
+
+        λ_k = 1
+
+    >>> EqualWeighting(2).task_weights(0, np.array([100, 4]))
+    array([1., 1.])
+    """
 
     name = "EW"
 
@@ -64,9 +87,16 @@ class EqualWeighting(Weighter):
 
 
 class GivenWeights(Weighter):
-    """VisATB: λ is given and stays (Equations 2 and 8)."""
+    """VisATB: λ comes from validation scores before training and stays (Equations 2 and 8).
+
+        λ_k = the weight given for task k
+
+    >>> GivenWeights(2, [0.5, 1.5]).task_weights(0, np.array([100, 4]))
+    array([0.5, 1.5])
+    """
 
     name = "VisATB"
+    takes_weights = True
 
     def __init__(self, num_tasks: int, weights: Sequence[float]) -> None:
         super().__init__(num_tasks)
@@ -76,12 +106,22 @@ class GivenWeights(Weighter):
         if not np.isfinite(self.weights).all() or (self.weights < 0).any() or not self.weights.any():
             raise ValueError(f"weights must be finite, none negative and not all zero, got {self.weights.tolist()}")
 
+    @classmethod
+    def from_arguments(cls, arguments: Any, num_tasks: int, weights: Sequence[float] | None) -> Weighter:
+        return cls(num_tasks, () if weights is None else weights)
+
     def task_weights(self, step: int, token_counts: Int64) -> Float64:
         return self.weights.copy()
 
 
 class TaskLevelAggregation(Weighter):
-    """TLA: λ_k = 1/n_k, so that L is the mean over the tasks present of their mean token losses."""
+    """TLA: L is the mean, over the tasks present in a step, of their mean token losses.
+
+        λ_k = 1 / n_k      (0 for a task that is absent)
+
+    >>> TaskLevelAggregation(2).task_weights(0, np.array([100, 4]))
+    array([0.01, 0.25])
+    """
 
     name = "TLA"
 
@@ -91,7 +131,14 @@ class TaskLevelAggregation(Weighter):
 
 
 class RandomWeighting(Weighter):
-    """RLW (Lin et al. 2021): λ = N softmax(z), z ~ N(0, 1), drawn anew each optimizer step from (seed, step)."""
+    """RLW (Lin et al. 2021): random weights, drawn anew for each optimizer step from (seed, step).
+
+        z_k ~ Normal(0, 1)
+        λ   = N · softmax(z)
+
+    >>> RandomWeighting(2, seed=0).task_weights(0, np.array([100, 4])).round(3)
+    array([1.128, 0.872])
+    """
 
     name = "RLW"
 
@@ -99,14 +146,27 @@ class RandomWeighting(Weighter):
         super().__init__(num_tasks)
         self.seed = seed
 
+    @classmethod
+    def from_arguments(cls, arguments: Any, num_tasks: int, weights: Sequence[float] | None) -> Weighter:
+        return cls(num_tasks, seed=arguments.seed)
+
     def task_weights(self, step: int, token_counts: Int64) -> Float64:
         return self.num_tasks * softmax(np.random.default_rng([self.seed, step]).standard_normal(self.num_tasks))
 
 
 class DynamicWeightAverage(Weighter):
-    """DWA (Liu et al. 2019): λ = N softmax(r/τ), r_k = mean loss of the last w observations ÷ that of the w before.
+    """DWA (Liu et al. 2019): a task whose loss falls more slowly than the others' weighs more.
+
+        r_k = mean of task k's last w observations / mean of the w before them
+        λ   = N · softmax(r / τ)
 
     An observation is the task's mean token loss in a step in which it is present; r_k = 1 until there are 2w of them.
+
+    >>> weighter = DynamicWeightAverage(2, window=1, temperature=2.0)
+    >>> for step, losses in enumerate(([4.0, 4.0], [2.0, 4.0])):  # of one token of each task
+    ...     weighter.observe(step, np.array(losses), np.array([1, 1]))
+    >>> weighter.task_weights(2, np.array([1, 1])).round(3)  # r = (0.5, 1)
+    array([0.876, 1.124])
     """
 
     name = "DWA"
@@ -119,6 +179,10 @@ class DynamicWeightAverage(Weighter):
             raise ValueError(f"DWA temperature must be above 0, got {temperature}")
         self.temperature = temperature
         self._losses: list[deque[float]] = [deque(maxlen=2 * window) for _ in range(num_tasks)]
+
+    @classmethod
+    def from_arguments(cls, arguments: Any, num_tasks: int, weights: Sequence[float] | None) -> Weighter:
+        return cls(num_tasks, window=arguments.dwa_window, temperature=arguments.dwa_temperature)
 
     def task_weights(self, step: int, token_counts: Int64) -> Float64:
         rates = np.array([self._descent_rate(list(losses)) for losses in self._losses])
@@ -141,9 +205,19 @@ class DynamicWeightAverage(Weighter):
 
 
 class ImprovableGapBalancing(Weighter):
-    """IGBv1 (Dai et al. 2023): λ = N softmax(u), u_k = latest loss ÷ base, base = mean loss over steps w to 2w.
+    """IGBv1 (Dai et al. 2023): a task that is still far from having improved on its early loss weighs more.
+
+        base_k = mean of task k's losses in steps w to 2w
+        u_k    = its latest loss / base_k
+        λ      = N · softmax(u)
 
     u_k = 1 before step 2w, and for a task that was absent from all of those steps.
+
+    >>> weighter = ImprovableGapBalancing(2, window=1)
+    >>> for step, losses in enumerate(([5.0, 5.0], [4.0, 4.0], [2.0, 4.0])):  # of one token of each task
+    ...     weighter.observe(step, np.array(losses), np.array([1, 1]))
+    >>> weighter.task_weights(3, np.array([1, 1])).round(3)  # u = (0.5, 1)
+    array([0.755, 1.245])
     """
 
     name = "IGB"
@@ -155,6 +229,10 @@ class ImprovableGapBalancing(Weighter):
         self._base_sum = [0.0] * num_tasks
         self._base_count = [0] * num_tasks
         self._latest = [0.0] * num_tasks
+
+    @classmethod
+    def from_arguments(cls, arguments: Any, num_tasks: int, weights: Sequence[float] | None) -> Weighter:
+        return cls(num_tasks, window=arguments.igb_window)
 
     def task_weights(self, step: int, token_counts: Int64) -> Float64:
         if step < 2 * self.window:

@@ -14,10 +14,10 @@ from transformers import AutoConfig, PreTrainedModel
 from llava.infer.engine import context_positions
 from llava.mm_utils import get_model_name_from_path
 from llava.model.family import Processor, family_of
-from llava.model.load import load_model_and_processor, local_folder
+from llava.model.hub import local_folder
+from llava.model.load import load_model_and_processor
 from llava.model.original.names import is_original, read_config
 
-DTYPES = ("auto", "float32", "float16", "bfloat16")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin")
 _SETTINGS = (
     "config.json",

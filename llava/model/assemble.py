@@ -24,18 +24,19 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.conversion_mapping import get_model_conversion_mapping
 
 from llava.model.families.llava import IMAGE_TOKEN, LlavaSquareProcessor, square_image_processor
-from llava.model.projector import STOCK_TYPE, projector_for, projector_shapes, text_of, vision_of
+from llava.model.projector import STRATEGIES, VisionFeatures, projector_for, projector_shapes, text_of, vision_of
 from llava.model.projector_file import read_projector
 from llava.model.tokenizer import load_tokenizer
+from llava.model.upstream import attention_of, llava_shell, save_under_hub_names
 
 PAD_TOKEN = "<pad>"
 VOCAB_MULTIPLE = 64
-_LANGUAGE_TYPES = ("llama", "mistral")
+LANGUAGE_TYPES = ("llama", "mistral")
 _VISION_TYPES = ("clip", "clip_vision_model")
-_STRATEGIES = {"patch": "default", "cls_patch": "full"}  # LLaVA's name → transformers'
+LLAVA_FEATURES = VisionFeatures()
+"""LLaVA-1.5's own: patches of the tower's last layer but one, through two linear layers."""
 
 Folder = str | os.PathLike[str]
 
@@ -43,30 +44,26 @@ Folder = str | os.PathLike[str]
 def llava_config(
     language_model: Folder,
     vision_tower: Folder,
-    projector_type: str = STOCK_TYPE,
-    select_layer: int = -2,
-    select_feature: str = "patch",
+    features: VisionFeatures = LLAVA_FEATURES,
 ) -> LlavaConfig:
     """The configuration of a LLaVA made of these parts. Raises ValueError where they do not fit."""
-    text = _typed_config(language_model, _LANGUAGE_TYPES, "language model")
+    text = _typed_config(language_model, LANGUAGE_TYPES, "language model")
     vision = _typed_config(vision_tower, _VISION_TYPES, "vision tower")
     vision = getattr(vision, "vision_config", vision)
-    if select_feature not in _STRATEGIES:
-        raise ValueError(f"unknown vision feature {select_feature!r}; known: {', '.join(_STRATEGIES)}")
+    if features.feature not in STRATEGIES:
+        raise ValueError(f"unknown vision feature {features.feature!r}; known: {', '.join(STRATEGIES)}")
     layers = vision.num_hidden_layers
-    if not -layers - 1 <= select_layer <= layers:
-        raise ValueError(f"{vision_tower}: layer {select_layer} is outside its {layers} layers")
-    projector_shapes(projector_type, vision.hidden_size, text.hidden_size)
-    return wrap_config(text, vision, text.vocab_size, projector_type, select_layer, select_feature)
+    if not -layers - 1 <= features.layer <= layers:
+        raise ValueError(f"{vision_tower}: layer {features.layer} is outside its {layers} layers")
+    projector_shapes(features.projector_type, vision.hidden_size, text.hidden_size)
+    return wrap_config(text, vision, text.vocab_size, features)
 
 
 def wrap_config(
     text: PretrainedConfig,
     vision: PretrainedConfig,
     image_token_id: int,
-    projector_type: str = STOCK_TYPE,
-    select_layer: int = -2,
-    select_feature: str = "patch",
+    features: VisionFeatures = LLAVA_FEATURES,
 ) -> LlavaConfig:
     """``LlavaConfig`` over a language model's configuration whose vocabulary is not yet padded."""
     text_values = text.to_dict()
@@ -77,14 +74,14 @@ def wrap_config(
         text_config=type(text).from_dict(text_values),
         vision_config=vision,
         image_token_index=image_token_id,
-        image_seq_length=patches + (select_feature == "cls_patch"),
+        image_seq_length=patches + (features.feature == "cls_patch"),
         projector_hidden_act="gelu",
-        vision_feature_layer=select_layer,
-        vision_feature_select_strategy=_STRATEGIES[select_feature],  # type: ignore[arg-type]
+        vision_feature_layer=features.layer,
+        vision_feature_select_strategy=STRATEGIES[features.feature],  # type: ignore[arg-type]
         tie_word_embeddings=text.tie_word_embeddings,
     )
     config.pad_token_id = image_token_id + 1
-    config.mm_projector_type = projector_type
+    config.mm_projector_type = features.projector_type
     config.architectures = ["LlavaForConditionalGeneration"]
     return config
 
@@ -92,10 +89,8 @@ def wrap_config(
 def build_llava(
     language_model: Folder,
     vision_tower: Folder,
-    projector_type: str = STOCK_TYPE,
-    select_layer: int = -2,
-    select_feature: str = "patch",
-    adapter: Folder | None = None,
+    features: VisionFeatures = LLAVA_FEATURES,
+    projector_file: Folder | None = None,
     pad_images: bool = True,
     template: str = "v1",
     dtype: torch.dtype = torch.float32,
@@ -107,20 +102,18 @@ def build_llava(
     Args:
         language_model: folder of a Llama or Vicuna type causal language model with its tokenizer.
         vision_tower: folder of a CLIP model or CLIP vision model.
-        projector_type: identity, linear or mlpNx_gelu.
-        select_layer: which hidden state of the tower is read (LLaVA: -2).
-        select_feature: "patch", or "cls_patch" to keep the class token.
-        adapter: ``mm_projector.bin`` to start the projector from; drawn at random if None.
+        features: what is read of the tower, and the projector's type.
+        projector_file: ``mm_projector.bin`` to start the projector from; drawn at random if None.
         pad_images: pad to a square with the mean colour; False crops the middle.
         language_kwargs: go to the language model's ``from_pretrained``.
 
     Raises:
         ValueError: a part is of another kind, or the shapes do not fit; before weights are loaded.
     """
-    config = llava_config(language_model, vision_tower, projector_type, select_layer, select_feature)
+    config = llava_config(language_model, vision_tower, features)
     widths = vision_of(config).hidden_size, text_of(config).hidden_size
     config.mm_vision_tower = str(vision_tower)  # where a conversion back compares the tower with
-    trained = read_projector(adapter, projector_type, *widths) if adapter is not None else None
+    trained = None if projector_file is None else read_projector(projector_file, features.projector_type, *widths)
     tokenizer = load_base_tokenizer(language_model, config.image_token_index)
 
     language = AutoModelForCausalLM.from_pretrained(
@@ -133,11 +126,6 @@ def build_llava(
     model.generation_config = generation_config(config, tokenizer)
     images = square_image_processor(vision_of(config).image_size, pad_images)
     return model, LlavaSquareProcessor(tokenizer, images, config, template)
-
-
-def select_feature_of(config: LlavaConfig) -> str:
-    """LLaVA's name for what is read from the tower: "patch" or "cls_patch"."""
-    return {theirs: name for name, theirs in _STRATEGIES.items()}[config.vision_feature_select_strategy]
 
 
 def padded_vocab_size(image_token_id: int) -> int:
@@ -197,12 +185,9 @@ def _assemble(
 ) -> LlavaForConditionalGeneration:
     config.dtype = dtype
     with projector_for(config):
-        with torch.device("meta"):  # only the shell: every part is put in below
-            model = LlavaForConditionalGeneration._from_config(
-                config, attn_implementation=language.config._attn_implementation
-            )
+        model = llava_shell(config, attention_of(language))  # every part is put in below
         projector = type(model.model.multi_modal_projector)(config).to(dtype)
-    model.config._name_or_path = language.config._name_or_path  # the base that a LoRA adapter names
+    model.config.name_or_path = language.config.name_or_path  # the base that a LoRA adapter names
     rows = text_of(config).vocab_size
     embedding: Any = language.get_input_embeddings()
     embedding.weight = nn.Parameter(pad_rows(embedding.weight.data, rows))
@@ -215,7 +200,5 @@ def _assemble(
     tower.config = model.model.vision_tower.config
     model.model.language_model, model.lm_head = language.model, head
     model.model.vision_tower, model.model.multi_modal_projector = tower, projector
-    # a model that was not loaded would be saved without the tower's "vision_model." prefix, which published
-    # checkpoints have and other engines look for
-    model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
+    save_under_hub_names(model)
     return model.eval()

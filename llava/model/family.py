@@ -8,11 +8,12 @@ never by a folder's name.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.disk import move_into_place
+from transformers_patch.checkpoint import load_whole
 
 TEMPLATE_KEY = "conversation_template"
 PROCESSOR_CONFIG = "processor_config.json"
@@ -81,12 +83,12 @@ class Family(ABC):
 
     name: str
     model_type: str
+    model_class: type[PreTrainedModel]
     default_template: str
     vision_modules: tuple[str, ...]
     projector_modules: tuple[str, ...]
     language_modules: tuple[str, ...]
 
-    @abstractmethod
     def load_model(
         self,
         path: str | os.PathLike[str],
@@ -95,7 +97,25 @@ class Family(ABC):
         quantization_config: Any = None,
         **kwargs: Any,
     ) -> PreTrainedModel:
-        """The model saved at ``path``; further arguments go to ``from_pretrained``."""
+        """The model saved at ``path``; further arguments go to ``from_pretrained``.
+
+        Raises ValueError where weights are missing or of another shape.
+        """
+        with self.loading(path) as own:
+            return load_whole(
+                self.model_class,
+                path,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                quantization_config=quantization_config,
+                **own,
+                **kwargs,
+            )
+
+    @contextlib.contextmanager
+    def loading(self, path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+        """Surrounds ``load_model``, for a family that needs more than its class; gives further arguments for it."""
+        yield {}
 
     @abstractmethod
     def load_processor(self, path: str | os.PathLike[str]) -> Processor:

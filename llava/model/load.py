@@ -19,24 +19,26 @@ from typing import Any, cast
 
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftModel
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from llava.model.assemble import build_llava, generation_config, select_feature_of
+from llava.model.assemble import build_llava, generation_config
 from llava.model.families.llava import LlavaSquareProcessor
 from llava.model.family import Processor, family_of, get_family, saved_template
+from llava.model.hub import local_folder
 from llava.model.lora import quantization_config
 from llava.model.original.config import config_from_original, recorded_tower
 from llava.model.original.lora import is_original_adapter, lora_from_original
 from llava.model.original.model import tensors_from_original
 from llava.model.original.names import is_original, read_config
 from llava.model.original.processor import processor_from_original
-from llava.model.projector import projector_for, projector_type_of
+from llava.model.projector import VisionFeatures, projector_for
+from llava.model.projector_file import PROJECTOR_FILE
+from llava.model.upstream import undivided_layers
 
-PROJECTOR_FILE = "mm_projector.bin"
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+"""What weights can be loaded in; "auto": as they were saved."""
 DEFAULT_CONTEXT = 2048  # tokens; original LLaVA's where a checkpoint does not say
 
 
@@ -127,16 +129,6 @@ def context_length(config: Any) -> int:
     return DEFAULT_CONTEXT
 
 
-def local_folder(path: str | Path) -> Path:
-    """``path`` if it is a folder here, else its snapshot from the hub. Raises ValueError if neither."""
-    if Path(path).is_dir():
-        return Path(path)
-    try:
-        return Path(snapshot_download(str(path)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{path}: no such folder here, and not to be had from the hub ({error})") from error
-
-
 def _load_original(
     folder: Path, base: str | Path | None, vision_tower: str | None, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, Processor]:
@@ -166,9 +158,7 @@ def _build_on(
     model, processor = build_llava(
         base,
         config.mm_vision_tower,
-        projector_type_of(config),
-        config.vision_feature_layer,  # type: ignore[arg-type]
-        select_feature_of(config),
+        VisionFeatures.of(config),
         projector,
         pad_images,
         dtype=family_dtype(base) if dtype == "auto" else dtype,
@@ -182,7 +172,7 @@ def _build_on(
 def dispatch(model: PreTrainedModel, device_map: Any) -> PreTrainedModel:
     """A whole model put where ``device_map`` says ("auto", or the usual mapping)."""
     if isinstance(device_map, str):
-        device_map = infer_auto_device_map(model, no_split_module_classes=list(model._no_split_modules or ()))
+        device_map = infer_auto_device_map(model, no_split_module_classes=undivided_layers(model))
     return dispatch_model(model, device_map)
 
 

@@ -13,10 +13,8 @@ from pathlib import Path
 
 import torch
 
-from llava.model.load import load_model_and_processor
+from llava.model.load import DTYPES, load_model_and_processor
 from llava.model.shards import whole_folder
-
-DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
 def merge_lora(

@@ -9,15 +9,41 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import LlavaConfig
 from transformers.activations import ACT2FN
-from transformers.models.llava import modeling_llava
+
+from llava.model.upstream import projector_class
 
 STOCK_TYPE = "mlp2x_gelu"
+STRATEGIES = {"patch": "default", "cls_patch": "full"}
+"""What is read from the tower's layer: LLaVA's name → transformers'."""
+
+
+@dataclass(frozen=True)
+class VisionFeatures:
+    """Which features of the tower a LLaVA reads, and what leads them into the language model.
+
+    Attributes:
+        projector_type: identity, linear or mlpNx_gelu.
+        layer: the hidden state of the tower that is read (LLaVA: -2).
+        feature: "patch", or "cls_patch" to keep the class token.
+    """
+
+    projector_type: str = STOCK_TYPE
+    layer: int = -2
+    feature: str = "patch"
+
+    @classmethod
+    def of(cls, config: LlavaConfig) -> VisionFeatures:
+        """Those of a model's configuration."""
+        layer: Any = config.vision_feature_layer
+        names = {theirs: name for name, theirs in STRATEGIES.items()}
+        return cls(projector_type_of(config), layer, names[config.vision_feature_select_strategy])
 
 
 def text_of(config: LlavaConfig) -> Any:
@@ -81,14 +107,8 @@ class LlavaProjector(nn.Module):
 @contextlib.contextmanager
 def projector_for(config: LlavaConfig) -> Iterator[None]:
     """While open, transformers builds LLaVA models with the projector that ``config`` names."""
-    module: Any = modeling_llava
-    stock = module.LlavaMultiModalProjector
-    if projector_type_of(config) != STOCK_TYPE:
-        module.LlavaMultiModalProjector = LlavaProjector
-    try:
+    with projector_class(None if projector_type_of(config) == STOCK_TYPE else LlavaProjector):
         yield
-    finally:
-        module.LlavaMultiModalProjector = stock
 
 
 def original_names(projector_type: str) -> dict[str, str]:

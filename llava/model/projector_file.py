@@ -12,6 +12,8 @@ from eval.disk import move_into_place
 from llava.model.projector import original_names, projector_shapes
 from llava.model.shards import read_shard
 
+PROJECTOR_FILE = "mm_projector.bin"
+"""LLaVA's name of such a file."""
 _MARK = "mm_projector."
 _OUR_MARK = "multi_modal_projector."
 

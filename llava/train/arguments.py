@@ -7,11 +7,10 @@ says so; nothing is silently ignored.
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -148,10 +147,9 @@ class TrainingArguments(VitwTrainingArguments):
     _argument_group_name = "training"
 
     output_dir: str | None = _arg(None, "Folder of the run: checkpoints, then the finished model and its run card.")
-    weight_method: str | None = _arg(  # type: ignore[assignment]
+    weight_method: str | None = _arg(
         None, "Task weighting method (none: VisATB with --visatb_weights, else EW).", choices=list(WEIGHTERS)
     )
-    weight_method_given: bool = field(default=False, init=False)
     optim: str = _arg("adamw_torch", "Optimizer (transformers' names).")
     model_max_length: int = _arg(2048, "Longest sample in tokens, image tokens included; longer ones are cut.")
     group_by_modality_length: bool = _arg(
@@ -171,14 +169,11 @@ class TrainingArguments(VitwTrainingArguments):
         self._apply_older_names()
         if not torch.accelerator.is_available():
             self.use_cpu = True
+        tf32 = self.tf32
         if not is_torch_tf32_available():
             self.tf32 = None  # a precision of NVIDIA's tensor cores: nothing to switch without them
-        self.weight_method_given = self.weight_method is not None
-        self.weight_method = self.weight_method or "EW"
         super().__post_init__()
-        if self.deepspeed and self.use_cpu and torch.distributed.is_initialized():
-            # transformers does this for GPUs only; without it DeepSpeed takes every rank for the only one.
-            importlib.import_module("deepspeed").init_distributed(dist_backend="gloo")
+        self.tf32 = tf32
         if self.model_max_length < 1:
             raise UsageError(f"--model_max_length must be positive: {self.model_max_length}")
 
@@ -200,6 +195,7 @@ class TrainingArguments(VitwTrainingArguments):
 
 
 ArgumentTriple = tuple[ModelArguments, DataArguments, TrainingArguments]
+PARTS: Any = (ModelArguments, DataArguments, TrainingArguments)
 
 
 # The stock flags that `--help` shows; `--help_all` shows all of transformers' own too.
@@ -226,7 +222,7 @@ class _Parser(HfArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
-            (ModelArguments, DataArguments, TrainingArguments),  # type: ignore[arg-type]
+            PARTS,
             formatter_class=_Help,
             allow_abbrev=False,
             **kwargs,
@@ -237,10 +233,10 @@ class _Parser(HfArgumentParser):
         raise UsageError(message)
 
     def show_common_only(self) -> None:
-        ours = {name for part in (ModelArguments, DataArguments, TrainingArguments) for name in part.__annotations__}
+        ours = {name for part in PARTS for name in part.__annotations__}
         shown = {*ours, *VitwTrainingArguments.__annotations__, *COMMON.split(), "help", "help_all"}
         for action in self._actions:
-            if action.dest not in shown or isinstance(action, argparse._StoreFalseAction):
+            if action.dest not in shown or action.const is False:  # the --no_… twin of a switch
                 action.help = argparse.SUPPRESS
 
     def unknown(self, flags: Sequence[str]) -> UsageError:
@@ -250,8 +246,12 @@ class _Parser(HfArgumentParser):
         return UsageError(f"unknown arguments: {text or ' '.join(flags)}")
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> ArgumentTriple:
+def parse_arguments(argv: Sequence[str] | None = None, start: bool = True) -> ArgumentTriple:
     """Parse and check a command line (none: the process's own).
+
+    Args:
+        start: whether training follows. Without it DeepSpeed is left out, which builds its operators when its
+            configuration is read; that takes longer than all checks. Its file must be there all the same.
 
     Raises:
         UsageError: an unknown flag, a missing or contradictory value, a file that does not exist.
@@ -268,8 +268,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ArgumentTriple:
     if "--help" in argv or "-h" in argv:
         parser.show_common_only()
     try:
-        model, data, training, _, unknown = parser.parse_args_into_dataclasses(
-            argv, return_remaining_strings=True, look_for_args_file=False
+        given, unknown = parser.parse_known_args(argv)
+        if not start:
+            _leave_out_deepspeed(given)
+        model, data, training = (
+            part(**{field.name: getattr(given, field.name) for field in fields(part) if field.init}) for part in PARTS
         )
     except UsageError:
         raise
@@ -282,6 +285,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ArgumentTriple:
         training.hub_token = None
     check_together(model, data, training)
     return model, data, training
+
+
+def _leave_out_deepspeed(given: argparse.Namespace) -> None:
+    if given.deepspeed and not Path(given.deepspeed).is_file():
+        raise UsageError(f"--deepspeed: {given.deepspeed} does not exist")
+    given.deepspeed = None
 
 
 def check_together(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> None:

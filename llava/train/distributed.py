@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import os
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch.distributed as dist
 
 from llava.train.arguments import UsageError
+
+if TYPE_CHECKING:
+    from llava.train.arguments import TrainingArguments
 
 T = TypeVar("T")
 
@@ -21,6 +25,15 @@ _WAIT = datetime.timedelta(hours=24)
 def is_main() -> bool:
     """Return whether this is the process that speaks and writes for all (also before distributed set-up)."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def join_deepspeed(training: TrainingArguments) -> None:
+    """Let DeepSpeed know of this process's group on a CPU, where transformers does so for GPUs only.
+
+    Without it DeepSpeed takes every rank for the only one.
+    """
+    if training.deepspeed and training.use_cpu and dist.is_initialized():
+        importlib.import_module("deepspeed").init_distributed(dist_backend="gloo")
 
 
 def run_on_main(function: Callable[[], T]) -> T:

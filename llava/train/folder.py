@@ -10,10 +10,12 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from llava.train.arguments import UsageError
+from llava.train.without_effect import WITHOUT_EFFECT
 from transformers_patch.checkpoint import DAMAGED, sync, sync_tree, write_synced
 
 SETTINGS = "run_settings.json"
@@ -40,7 +42,7 @@ def inspect(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) 
     Raises:
         UsageError: the folder holds another run or other files, and `overwrite` is not set.
     """
-    held = _without_paths(read_json(folder / SETTINGS))
+    held = _as_written_now(read_json(folder / SETTINGS), settings)
     finished = (folder / CARD).is_file()
     same = held == json.loads(json.dumps(settings))
     if same and not (finished and overwrite):
@@ -61,14 +63,21 @@ def inspect(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) 
     return "new"
 
 
-def _without_paths(held: Any) -> Any:
-    """Settings as they are written now: older ones name the files of `file_tasks` by their paths."""
-    if not isinstance(held, dict) or not isinstance(held.get("file_tasks"), str):
+def _as_written_now(held: Any, settings: Mapping[str, Any]) -> Any:
+    """Settings that an earlier version wrote, in today's form.
+
+    It named the files of `file_tasks` by their paths, and counted arguments that are now known to be without effect;
+    `use_cpu` was one of them, and on a CPU `tf32` was not written as it had been given.
+    """
+    if not isinstance(held, dict):
         return held
-    try:
-        return {**held, "file_tasks": list(json.loads(held["file_tasks"]).values())}
-    except (ValueError, AttributeError):
-        return held
+    if held.get("use_cpu") and held.get("tf32", True) is None:
+        held = {**held, "tf32": settings.get("tf32")}
+    held = {name: value for name, value in held.items() if name in settings or name not in WITHOUT_EFFECT}
+    with suppress(ValueError, AttributeError):
+        if isinstance(held.get("file_tasks"), str):
+            held["file_tasks"] = list(json.loads(held["file_tasks"]).values())
+    return held
 
 
 def begin(folder: Path, settings: Mapping[str, Any], state: State) -> None:

@@ -15,28 +15,20 @@ import torch
 
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
 from llava.train.tasks import TaskTable, read_mapping
+from llava.train.without_effect import with_effect
 
 PACKAGES = ("visatb", "torch", "transformers", "accelerate", "peft", "deepspeed", "datasets", "numpy", "pillow")
 
-# Arguments that decide where, how fast and how talkatively a run goes, not what comes out of it.
-_WITHOUT_EFFECT = """
-output_dir overwrite_output_dir index_cache_dir preprocess_workers cache_dir resume_from_checkpoint do_train do_eval
-do_predict per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size deepspeed local_rank
-ddp_timeout ddp_backend ddp_bucket_cap_mb ddp_find_unused_parameters ddp_broadcast_buffers disable_tqdm log_level
-log_level_replica log_on_each_node logging_strategy logging_steps logging_first_step logging_dir report_to run_name
-project save_strategy save_steps save_total_limit save_on_each_node save_only_model eval_strategy eval_steps
-eval_delay eval_on_start eval_accumulation_steps eval_data_path evaluation_strategy dataloader_num_workers
-dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor skip_memory_metrics push_to_hub
-hub_token hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision weight_method_given warmup_ratio
-gradient_checkpointing gradient_checkpointing_kwargs enable_jit_checkpoint restore_callback_states_from_checkpoint
-include_num_input_tokens_seen debug data_path num_tasks visatb_weights task_names task_groups lazy_preprocess
-is_multimodal torch_empty_cache_steps
-"""
+_OLDER_NAMES = ("warmup_ratio",)
+"""Arguments whose value is moved to that of a newer name when they are parsed."""
 
 
-def all_arguments(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> dict[str, Any]:
-    """Return every argument by name as JSON values (tokens masked)."""
-    return {**dataclasses.asdict(model), **dataclasses.asdict(data), **training.to_dict()}
+def all_arguments(
+    model: ModelArguments, data: DataArguments, training: TrainingArguments, tasks: TaskTable
+) -> dict[str, Any]:
+    """Return every argument by name as JSON values (tokens masked), the weighting method as it was resolved."""
+    values = {**dataclasses.asdict(model), **dataclasses.asdict(data), **training.to_dict()}
+    return values | {"weight_method": tasks.method}
 
 
 def run_settings(
@@ -47,12 +39,9 @@ def run_settings(
     data_files: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return what makes two runs the same run; a run goes on in its folder only while this does not change."""
-    arguments = all_arguments(model, data, training)
-    without_effect = set(_WITHOUT_EFFECT.split())
-    settings = {name: value for name, value in sorted(arguments.items()) if name not in without_effect}
+    arguments = with_effect(all_arguments(model, data, training, tasks))
+    settings = {name: value for name, value in sorted(arguments.items()) if name not in _OLDER_NAMES}
     settings["global_batch_size"] = global_batch_size(training)
-    if training.loss_norm == "micro_batch":
-        settings["per_device_train_batch_size"] = training.per_device_train_batch_size
     if data.file_tasks:  # in the order of the data files, wherever these lie
         given = read_mapping(data.file_tasks, "--file_tasks")
         settings["file_tasks"] = [given.get(path, given.get(Path(path).name)) for path in data.data_path]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.train.arguments import DataArguments, TrainingArguments, UsageError
+from transformers_patch.weighter import WEIGHTERS
 
 THE_ONE_TASK = "all"
 """The task of records that name none, where no tasks were given."""
@@ -54,7 +55,7 @@ class TaskTable:
 
 
 def resolve_tasks(data: DataArguments, training: TrainingArguments) -> TaskTable:
-    """Return the task table of a command line and set `training.weight_method` to the method it implies.
+    """Return the task table of a command line, with the method that it implies.
 
     Raises:
         UsageError: names, groups, weights and method that contradict each other, or weights that are no weights.
@@ -63,9 +64,9 @@ def resolve_tasks(data: DataArguments, training: TrainingArguments) -> TaskTable
     names = _task_names(data, given)
     groups = _read_groups(data.task_groups, names)
     unit_names, units = _units(names, groups)
-    training.weight_method = _method(training, given is not None)
+    method = _method(training.weight_method, given is not None)
     weights = None if given is None else _unit_weights(given, names, units, unit_names)
-    return TaskTable(names, units, unit_names, training.weight_method, weights)
+    return TaskTable(names, units, unit_names, method, weights)
 
 
 def read_mapping(text: str, flag: str) -> dict[str, Any]:
@@ -198,13 +199,15 @@ def _units(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> tuple[t
     return unit_names, tuple(unit_names.index(group_of.get(name, name)) for name in names)
 
 
-def _method(training: TrainingArguments, weights_given: bool) -> str:
-    method = training.weight_method or "EW"
-    if weights_given and training.weight_method_given and method != "VisATB":
-        raise UsageError(f"--visatb_weights and --weight_method {method} exclude each other: weights mean VisATB")
-    if not weights_given and method == "VisATB":
-        raise UsageError("--weight_method VisATB needs --visatb_weights")
-    return "VisATB" if weights_given else method
+def _method(asked: str | None, weights_given: bool) -> str:
+    if asked is None:
+        return "VisATB" if weights_given else "EW"
+    takes_weights = WEIGHTERS[asked].takes_weights
+    if weights_given and not takes_weights:
+        raise UsageError(f"--visatb_weights and --weight_method {asked} exclude each other: weights mean VisATB")
+    if takes_weights and not weights_given:
+        raise UsageError(f"--weight_method {asked} needs --visatb_weights")
+    return asked
 
 
 def _unit_weights(

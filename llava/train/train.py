@@ -28,24 +28,15 @@ from llava.data.index import build_index, copy_problems
 from llava.data.order import ModalityLengthOrder
 from llava.disk import write_problem
 from llava.model.projector import projector_type_of
-from llava.model.projector_file import write_projector
+from llava.model.projector_file import PROJECTOR_FILE, write_projector
 from llava.model.shards import read_shard, weight_files
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, UsageError, parse_arguments
-from llava.train.distributed import is_main, run_on_main
+from llava.train.distributed import is_main, join_deepspeed, run_on_main
 from llava.train.folder import BASE_MODEL, CARD, PREEMPTED, begin, inspect, publish, saving_folder, write_json
-from llava.train.model import (
-    PROJECTOR_FILE,
-    Source,
-    adapter_base,
-    add_lora,
-    choose_trainable,
-    find_source,
-    keep_masters,
-    load_base,
-    make_base,
-    weight_dtype,
-)
+from llava.train.make_base import make_base
+from llava.train.model import adapter_base, add_lora, choose_trainable, keep_masters, load_base, weight_dtype
 from llava.train.run_card import all_arguments, describe_files, global_batch_size, run_card, run_settings
+from llava.train.source import Source, find_source
 from llava.train.tasks import THE_ONE_TASK, TaskTable, read_mapping, resolve_tasks
 from llava.train.trainer import LlavaTrainer
 from transformers_patch.checkpoint import DivergedError, describe_nonfinite, last_complete_checkpoint
@@ -68,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_logging()
     try:
         model, data, training = parse_arguments(argv)
+        join_deepspeed(training)
         with _writing(Path(training.output_dir or "")):
             run(model, data, training)
     except (UsageError, DataError) as error:
@@ -141,7 +133,7 @@ def run(model: ModelArguments, data: DataArguments, training: TrainingArguments)
         if is_main():
             if train_set.store.summary["skipped"]:
                 copy_problems(train_set.store.folder, folder / SKIPPED)
-            arguments = all_arguments(model, data, training)
+            arguments = all_arguments(model, data, training, tasks)
             write_json(folder / CARD, run_card(arguments, settings, tasks, **facts))
             # The last step's checkpoint is the finished model once more, with an optimizer that nobody needs now.
             shutil.rmtree(folder / f"checkpoint-{trainer.state.global_step}", ignore_errors=True)

@@ -34,6 +34,7 @@ class LlavaTrainer(VitwTrainer):
         ]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The stock optimizer, its groups cut by learning rate; the stock method knows one rate for all."""
         optimizer = super().create_optimizer(model)
         if self._rates and all("rate_of" not in group for group in optimizer.param_groups):
             net = cast(nn.Module, self.model if model is None else model)

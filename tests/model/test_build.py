@@ -11,6 +11,7 @@ from transformers import CLIPVisionModel, LlamaForCausalLM, LlamaTokenizer
 
 from llava.model.assemble import build_llava, llava_config
 from llava.model.family import family_of
+from llava.model.projector import VisionFeatures
 from llava.model.projector_file import write_projector
 from tests.model.conftest import random_projector
 
@@ -56,7 +57,7 @@ def test_logits_equal_embeddings_spliced_by_hand(parts, tmp_path, kind, layer, f
     torch.manual_seed(0)
     weights = random_projector(kind, prefix="", dtype=torch.float32)
     torch.save({f"model.mm_projector.{name}": tensor for name, tensor in weights.items()}, tmp_path / "p.bin")
-    model, processor = build_llava(*parts, kind, layer, feature, tmp_path / "p.bin")
+    model, processor = build_llava(*parts, VisionFeatures(kind, layer, feature), tmp_path / "p.bin")
     pixels = torch.randn(ids.count(IMAGE), 3, 28, 28)
     inputs = {"pixel_values": pixels} if len(pixels) else {}
     with torch.no_grad():
@@ -71,7 +72,7 @@ def test_logits_equal_embeddings_spliced_by_hand(parts, tmp_path, kind, layer, f
 
 @pytest.mark.parametrize("kind", ["mlp2x_gelu", "linear", "mlp3x_gelu"])
 def test_saved_model_loads_with_its_projector(parts, tmp_path, kind):
-    model, processor = build_llava(*parts, kind)
+    model, processor = build_llava(*parts, VisionFeatures(kind))
     processor.default_template = "plain"
     model.save_pretrained(tmp_path / "m")
     processor.save_pretrained(tmp_path / "m")
@@ -85,7 +86,7 @@ def test_saved_model_loads_with_its_projector(parts, tmp_path, kind):
 
 def test_identity_projector_needs_equal_widths(parts):
     with pytest.raises(ValueError, match=r"24 features .* takes 32"):
-        llava_config(*parts, projector_type="identity")
+        llava_config(*parts, VisionFeatures("identity"))
 
 
 def test_identity_projector(parts, tmp_path):
@@ -93,7 +94,7 @@ def test_identity_projector(parts, tmp_path):
 
     config = CLIPVisionConfig.from_pretrained(parts[1], hidden_size=32)
     CLIPVisionModel(config).save_pretrained(tmp_path)
-    model, _ = build_llava(parts[0], tmp_path, "identity")
+    model, _ = build_llava(parts[0], tmp_path, VisionFeatures("identity"))
     features = torch.randn(2, 4, 32)
     assert torch.equal(model.model.multi_modal_projector(features), features)
 
@@ -140,24 +141,24 @@ def test_misfits_are_named_before_weights_are_read(parts, tmp_path, monkeypatch)
     wrong = tmp_path / "wrong.bin"
     write_projector({"linear_1.weight": torch.zeros(32, 20), "linear_1.bias": torch.zeros(32)}, "linear", wrong)
     with pytest.raises(ValueError, match=r"wrong\.bin: weight has shape \(32, 20\).*need \(32, 24\)"):
-        build_llava(language, tower, "linear", adapter=wrong)
+        build_llava(language, tower, VisionFeatures("linear"), wrong)
     with pytest.raises(ValueError, match=r"wrong\.bin: not a projector of type mlp2x_gelu"):
-        build_llava(language, tower, adapter=wrong)
+        build_llava(language, tower, projector_file=wrong)
     with pytest.raises(ValueError, match="no such projector file"):
-        build_llava(language, tower, adapter=tmp_path / "absent.bin")
+        build_llava(language, tower, projector_file=tmp_path / "absent.bin")
     (tmp_path / "text.bin").write_text("not weights")
     with pytest.raises(ValueError, match="not a readable weight file"):
-        build_llava(language, tower, adapter=tmp_path / "text.bin")
+        build_llava(language, tower, projector_file=tmp_path / "text.bin")
     with pytest.raises(ValueError, match="vision tower must be one of clip"):
         build_llava(language, language)
     with pytest.raises(ValueError, match="language model must be one of llama"):
         build_llava(tower, tower)
     with pytest.raises(ValueError, match="unknown projector type 'mlp0x_gelu'"):
-        build_llava(language, tower, "mlp0x_gelu")
+        build_llava(language, tower, VisionFeatures("mlp0x_gelu"))
     with pytest.raises(ValueError, match="outside its 3 layers"):
-        build_llava(language, tower, select_layer=-5)
+        build_llava(language, tower, VisionFeatures(layer=-5))
     with pytest.raises(ValueError, match="unknown vision feature"):
-        build_llava(language, tower, select_feature="all")
+        build_llava(language, tower, VisionFeatures(feature="all"))
 
 
 def test_unknown_family_is_named_with_the_known_ones(parts):

@@ -181,5 +181,5 @@ def test_quantisation_says_what_is_missing(built):
 
 
 def test_no_such_model():
-    with pytest.raises(ValueError, match="no such folder here"):
+    with pytest.raises(ValueError, match="neither a folder nor a model"):
         load_model_and_processor("/no/such/model")

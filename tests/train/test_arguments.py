@@ -115,3 +115,14 @@ def test_a_token_goes_to_the_environment_and_into_no_file(parse, tmp_path, monke
     assert os.environ["HF_TOKEN"] == "hf_secret"
     torch.save(training, tmp_path / "training_args.bin")  # as the Trainer does beside every model
     assert b"hf_secret" not in (tmp_path / "training_args.bin").read_bytes()
+
+
+def test_deepspeed_is_left_out_where_nothing_is_started(parse, tmp_path):
+    common = COMMON.format(data=tmp_path / "d.json", images=tmp_path, out=tmp_path / "out")
+    words = [*shlex.split(common), "--model_name_or_path", "m"]
+    (tmp_path / "zero.json").write_text("no JSON: it is not read")
+    for flag in (["--deepspeed", str(tmp_path / "zero.json")], [f"--deepspeed={tmp_path / 'zero.json'}"]):
+        *_, training = parse_arguments([*words, *flag], start=False)
+        assert training.deepspeed is None
+    with pytest.raises(UsageError, match=r"--deepspeed: .*lost.json does not exist"):
+        parse_arguments([*words, f"--deepspeed={tmp_path / 'lost.json'}"], start=False)

@@ -1,14 +1,16 @@
 """Whose an output folder is, and what may happen to it."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from llava.train.arguments import UsageError, parse_arguments
+from llava.train.arguments import PARTS, UsageError, parse_arguments
 from llava.train.folder import CARD, SETTINGS, begin, inspect, publish, saving_folder, write_json
 from llava.train.run_card import run_settings
 from llava.train.tasks import resolve_tasks
+from llava.train.without_effect import WITHOUT_EFFECT
 
 SETTINGS_A = {"learning_rate": 2e-5, "tasks": {"names": ("A", "B")}}
 SETTINGS_B = {"learning_rate": 1e-5, "tasks": {"names": ("A", "B")}}
@@ -94,3 +96,33 @@ def test_a_run_is_the_same_where_its_data_files_have_moved(tmp_path):
     older = settings("here") | {"file_tasks": json.dumps({"/here/b.json": "B", "/here/a.json": "A"})}
     begin(tmp_path / "run", older, "new")
     assert inspect(tmp_path / "run", settings("there")) == "unfinished"
+
+
+def test_a_run_begun_on_a_cpu_goes_on_elsewhere(tmp_path, monkeypatch):
+    """`use_cpu` and what else says how a run goes do not decide what comes out of it; nor did older folders' say."""
+    data = tmp_path / "data.json"
+    write_json(data, [])
+
+    def settings(*more: str) -> dict:
+        words = ["--model_name_or_path", "m", "--output_dir", "o", "--data_path", str(data), "--bf16", "False", *more]
+        parsed = parse_arguments(words)
+        return run_settings(*parsed, resolve_tasks(*parsed[1:]), [{"sha256": "1"}])
+
+    on_cpu = settings("--use_cpu", "True", "--tf32", "True", "--gradient_checkpointing", "True")
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)  # as where there is a GPU
+    elsewhere = settings("--tf32", "True", "--eval_steps", "7")
+    assert on_cpu == elsewhere
+    assert on_cpu["weight_method"] == "EW"
+    older = on_cpu | {"use_cpu": True, "tf32": None, "activation_checkpointing": True}
+    begin(tmp_path / "run", older, "new")
+    assert inspect(tmp_path / "run", elsewhere) == "unfinished"
+    with pytest.raises(UsageError, match="weight_decay"):
+        inspect(tmp_path / "run", settings("--weight_decay", "0.5"))
+
+
+def test_names_without_effect_are_arguments():
+    """A name that transformers or we have dropped would protect nothing."""
+    names = {field.name for part in PARTS for field in fields(part)}
+    gone = {"logging_dir", "overwrite_output_dir"}  # in older run folders
+    assert WITHOUT_EFFECT - names - gone == set()
+    assert "learning_rate" in names - WITHOUT_EFFECT

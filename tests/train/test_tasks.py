@@ -14,7 +14,7 @@ GROUPS = json.dumps({"x": ["A", "C"], "y": ["B"]})
 
 def resolve(weights=(), names=(), groups=None, num=None, method=None):
     data = SimpleNamespace(visatb_weights=list(weights), task_names=list(names), task_groups=groups, num_tasks=num)
-    training = SimpleNamespace(weight_method=method or "EW", weight_method_given=method is not None)
+    training = SimpleNamespace(weight_method=method)
     return resolve_tasks(data, training)
 
 

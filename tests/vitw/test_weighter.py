@@ -1,7 +1,11 @@
 """Weighters against values worked out by hand from the table in the module's formulas."""
 
+import doctest
 import json
 import math
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +21,71 @@ from transformers_patch.weighter import (
 )
 
 COUNTS = np.array([100, 4, 0])
+
+
+def test_the_examples_in_the_docstrings():
+    import transformers_patch.weighter
+
+    results = doctest.testmod(transformers_patch.weighter)
+    assert results.attempted >= 8
+    assert not results.failed
+
+
+def test_weighters_are_had_without_loading_torch():
+    code = "import sys; from transformers_patch import WEIGHTERS; assert 'torch' not in sys.modules; print(*WEIGHTERS)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == list(WEIGHTERS)
+
+
+def test_a_method_is_one_class_and_one_line(monkeypatch):
+    """Its own arguments included: nothing else knows the methods."""
+    from transformers_patch.arguments import VitwTrainingArguments
+
+    class Steep(EqualWeighting):
+        name = "Steep"
+
+        def __init__(self, num_tasks, seed):
+            super().__init__(num_tasks)
+            self.seed = seed
+
+        @classmethod
+        def from_arguments(cls, arguments, num_tasks, weights):
+            return cls(num_tasks, arguments.seed)
+
+    monkeypatch.setitem(WEIGHTERS, "Steep", Steep)
+    made = VitwTrainingArguments.make_weighter(SimpleNamespace(weight_method="Steep", seed=7), 3)
+    assert (type(made), made.num_tasks, made.seed) == (Steep, 3, 7)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("RLW", {"seed": 3}),
+        ("DWA", {"window": 5, "temperature": 1.5}),
+        ("IGB", {"window": 9}),
+        ("EW", {}),
+        ("TLA", {}),
+    ],
+)
+def test_methods_read_their_own_arguments(method, expected):
+    arguments = SimpleNamespace(seed=3, dwa_window=5, dwa_temperature=1.5, igb_window=9)
+    made = WEIGHTERS[method].from_arguments(arguments, 2, None)
+    assert {name: getattr(made, name) for name in expected} == expected
+
+
+def test_weights_belong_to_the_method_that_takes_them():
+    from transformers_patch.arguments import VitwTrainingArguments
+
+    def make(method, weights):
+        return VitwTrainingArguments.make_weighter(SimpleNamespace(weight_method=method), 2, weights)
+
+    assert make(None, None).name == "EW"
+    assert make(None, [1, 2]).weights.tolist() == [1, 2]
+    assert make("VisATB", np.array([1, 2])).weights.tolist() == [1, 2]
+    with pytest.raises(ValueError, match="VisATB needs weights"):
+        make("VisATB", None)
+    with pytest.raises(ValueError, match="weights were given, but weight_method is TLA"):
+        make("TLA", [1, 2])
 
 
 def test_equal_and_given_weights():

@@ -220,6 +220,11 @@ def test_arguments_without_effect_leave_every_key(tmp_path):
     path = experiment_file(tmp_path)
     before = steps_of(path)
     assert before == after(path, put("training", value={"per_device_train_batch_size": 2, "logging_steps": 5}))
+    measured = {"eval_strategy": "steps", "eval_steps": 50, "ddp_find_unused_parameters": False, "use_cpu": True}
+    assert before == after(path, put("training", value=measured))
+    assert before != after(path, put("training", value={"weight_decay": 0.5}))
+    micro = [{"loss_norm": "micro_batch", "per_device_train_batch_size": size} for size in (1, 2)]
+    assert after(path, put("training", value=micro[0])) != after(path, put("training", value=micro[1]))
 
 
 def test_a_changed_model_is_another_model(tmp_path):

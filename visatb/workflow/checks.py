@@ -27,7 +27,7 @@ from visatb.workflow.stage_commands import Launch, train_arguments
 
 if TYPE_CHECKING:
     from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
-    from llava.train.model import Source
+    from llava.train.source import Source
 
     Parsed = tuple[ModelArguments, DataArguments, TrainingArguments]
 
@@ -164,7 +164,7 @@ def _without(words: list[str], flag: str) -> list[str]:
 
 
 def _check_model(experiment: Experiment, stage: Stage, parsed: Parsed) -> Source:
-    from llava.train.model import find_source
+    from llava.train.source import find_source
 
     try:
         source = find_source(*parsed)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from llava.train.without_effect import with_effect
 from visatb.experiment.models import ModelJob, models, proxies
 from visatb.experiment.schema import Experiment
 from visatb.experiment.training import training_arguments
@@ -18,14 +19,6 @@ from visatb.workdir.hashes import Files
 from visatb.workdir.layout import SPLITS, Layout
 from visatb.workdir.state import Keys
 from visatb.workflow.jobs import CHECK, REPORT, RESULTS, SUBSETS, WEIGHTS, Job, jobs
-
-# Training arguments that decide how a run goes, not what comes out of it.
-_WITHOUT_EFFECT = """
-per_device_train_batch_size per_device_eval_batch_size dataloader_num_workers dataloader_pin_memory
-dataloader_persistent_workers dataloader_prefetch_factor logging_steps logging_strategy logging_first_step logging_dir
-report_to run_name save_steps save_strategy save_total_limit preprocess_workers cache_dir disable_tqdm log_level
-ddp_timeout gradient_checkpointing gradient_checkpointing_kwargs deepspeed use_cpu
-"""
 
 
 def compute(experiment: Experiment, layout: Layout) -> Keys:
@@ -89,7 +82,7 @@ class _Maker:
         return [task, self._train_files(task), rate, subsets.seed if rate < 1 else None]
 
     def _arguments(self, stage: str) -> dict[str, Any]:
-        return without(training_arguments(self.experiment, stage), *_WITHOUT_EFFECT.split())
+        return with_effect(training_arguments(self.experiment, stage))
 
     def _check(self) -> Any:
         experiment = self.experiment.with_groups({})  # where groups are open, each task by itself

@@ -66,7 +66,7 @@ def train(context: Context, step: str, key: str, keys: Keys) -> None:
             context.run("llava.train.train", arguments, launch)
         elif context.experiment.model.vision_tower or context.experiment.model.projector:
             arguments = [*stage_commands.model_arguments(context.experiment), "--output_dir", str(folder)]
-            context.run("visatb.workflow.base", arguments)
+            context.run("llava.train.make_base", arguments)
     tidy(context, model)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     PretrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers import LlavaProcessor as StockLlavaProcessor
@@ -24,7 +24,6 @@ from llava.data.images import MAX_PIXELS
 from llava.model.family import Family, Processor, saved_template
 from llava.model.projector import projector_for, vision_of
 from llava.model.tokenizer import SENTENCEPIECE_FILE, load_tokenizer, sentencepiece_file
-from transformers_patch.checkpoint import load_whole
 
 IMAGE_TOKEN = "<image>"
 
@@ -100,30 +99,17 @@ class LlavaFamily(Family):
 
     name = "llava"
     model_type = "llava"
+    model_class = LlavaForConditionalGeneration
     default_template = "v1"
     vision_modules = ("model.vision_tower",)
     projector_modules = ("model.multi_modal_projector",)
     language_modules = ("model.language_model", "lm_head")
 
-    def load_model(
-        self,
-        path: str | os.PathLike[str],
-        dtype: torch.dtype | str = "auto",
-        attn_implementation: str | None = None,
-        quantization_config: Any = None,
-        **kwargs: Any,
-    ) -> PreTrainedModel:
+    @contextlib.contextmanager
+    def loading(self, path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         config = LlavaConfig.from_pretrained(path)
         with projector_for(config):
-            return load_whole(
-                LlavaForConditionalGeneration,
-                path,
-                config=config,
-                dtype=dtype,
-                attn_implementation=attn_implementation,
-                quantization_config=quantization_config,
-                **kwargs,
-            )
+            yield {"config": config}
 
     def load_processor(self, path: str | os.PathLike[str]) -> LlavaSquareProcessor:
         config = LlavaConfig.from_pretrained(path)

@@ -21,7 +21,6 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from llava.model.family import Family, Processor, saved_template
 from llava.model.tokenizer import load_tokenizer
-from transformers_patch.checkpoint import load_whole
 
 IMAGE_PAD = "<|image_pad|>"
 
@@ -100,23 +99,6 @@ class Qwen2VLFamily(Family):
     vision_modules = ("model.visual",)
     projector_modules = ("model.visual.merger",)
     language_modules = ("model.language_model", "lm_head")
-
-    def load_model(
-        self,
-        path: str | os.PathLike[str],
-        dtype: torch.dtype | str = "auto",
-        attn_implementation: str | None = None,
-        quantization_config: Any = None,
-        **kwargs: Any,
-    ) -> PreTrainedModel:
-        return load_whole(
-            self.model_class,
-            path,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            quantization_config=quantization_config,
-            **kwargs,
-        )
 
     def load_processor(self, path: str | os.PathLike[str]) -> QwenProcessor:
         tokenizer = load_tokenizer(path)

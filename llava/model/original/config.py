@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import AutoConfig, LlavaConfig, PretrainedConfig
 
-from llava.model.assemble import select_feature_of, wrap_config
+from llava.model.assemble import wrap_config
 from llava.model.original.names import read_config
-from llava.model.projector import projector_type_of, vision_of
+from llava.model.projector import VisionFeatures, vision_of
 
 _TEXT_TYPES = {"LlavaLlamaForCausalLM": "llama", "LlavaMistralForCausalLM": "mistral"}
 _ORIGINAL_TYPES = {
@@ -53,9 +53,11 @@ def config_from_original(folder: Path, vision_tower: str | None = None) -> Llava
         text,
         getattr(vision, "vision_config", vision),
         text.vocab_size,
-        original.get("mm_projector_type", "linear"),
-        original.get("mm_vision_select_layer", -2),
-        original.get("mm_vision_select_feature", "patch"),
+        VisionFeatures(
+            original.get("mm_projector_type", "linear"),
+            original.get("mm_vision_select_layer", -2),
+            original.get("mm_vision_select_feature", "patch"),
+        ),
     )
     config.dtype = original.get("torch_dtype") or original.get("dtype") or "float16"
     config.mm_vision_tower = tower
@@ -89,6 +91,7 @@ def original_config(config: LlavaConfig, tower: str, pad_images: bool, source: P
     limit = getattr(config, "tokenizer_model_max_length", None)
     if limit is not None:
         out["tokenizer_model_max_length"] = limit
+    features = VisionFeatures.of(config)
     return (
         out
         | _old_rotary(text, source)
@@ -100,11 +103,11 @@ def original_config(config: LlavaConfig, tower: str, pad_images: bool, source: P
             "torch_dtype": str(config.dtype).removeprefix("torch."),
             "image_aspect_ratio": "pad" if pad_images else "square",
             "mm_hidden_size": vision_of(config).hidden_size,
-            "mm_projector_type": projector_type_of(config),
+            "mm_projector_type": features.projector_type,
             "mm_use_im_patch_token": False,
             "mm_use_im_start_end": False,
-            "mm_vision_select_feature": select_feature_of(config),
-            "mm_vision_select_layer": config.vision_feature_layer,
+            "mm_vision_select_feature": features.feature,
+            "mm_vision_select_layer": features.layer,
             "mm_vision_tower": tower,
             "unfreeze_mm_vision_tower": False,
             "use_mm_proj": True,

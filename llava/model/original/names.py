@@ -12,12 +12,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import LlavaConfig, LlavaForConditionalGeneration
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import revert_weight_conversion
+from transformers import LlavaConfig
 
 from llava.model.projector import original_names, projector_for
+from llava.model.upstream import hub_state_dict, llava_shell
 
 # kept by old versions of the libraries, and computed since: not parameters
 _BUFFERS = re.compile(r"rotary_emb\.inv_freq$|embeddings\.position_ids$")
@@ -79,10 +77,9 @@ def with_tower_prefix(name: str) -> str:
 
 def hub_layout(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter's hub name and shape, from a model on the meta device. Costs no memory."""
-    with projector_for(config), torch.device("meta"):
-        model = LlavaForConditionalGeneration._from_config(config)
-    model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
-    return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, model.state_dict()).items()}
+    with projector_for(config):
+        model = llava_shell(config)
+    return {name: tuple(tensor.shape) for name, tensor in hub_state_dict(model).items()}
 
 
 def check_layout(found: dict[str, tuple[int, ...]], config: LlavaConfig, source: Path) -> None:
