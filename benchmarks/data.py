@@ -121,13 +121,19 @@ def _run(work: Callable[..., Any], sender: Connection, barrier: Any, *args: Any)
     sender.send(work(barrier, *args))
 
 
+def index_settings(processor: Any, folder: Path) -> Any:
+    from llava.data.index_rows import IndexSettings
+
+    return IndexSettings(processor, "v1", 2048, str(folder / "images"), tuple(TASKS))
+
+
 def measure_build(barrier: Any, data: Path, folder: Path, workers: int) -> dict[str, float]:
     from llava.data.index import build_index
 
     processor = make_processor(folder / "tokenizer")
     before = memory()
     start = time.perf_counter()
-    build_index([data], folder / "images", TASKS, processor, "v1", 2048, folder / "cache", num_workers=workers)
+    build_index([data], index_settings(processor, folder), folder / "cache", num_workers=workers)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": round(seconds, 1), "peak_rss_mib_above_imports": round(peak - before["rss"])}
@@ -141,7 +147,7 @@ def measure_rank(barrier: Any, data: Path, folder: Path) -> dict[str, Any]:
     processor = make_processor(folder / "tokenizer")
     before = memory()
     start = time.perf_counter()
-    index = build_index([data], folder / "images", TASKS, processor, "v1", 2048, folder / "cache")
+    index = build_index([data], index_settings(processor, folder), folder / "cache")
     found = time.perf_counter()
     dataset = InstructionDataset(index, folder / "images", processor)
     opened = time.perf_counter()

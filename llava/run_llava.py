@@ -44,27 +44,29 @@ def chat(answer: Callable[[list[Turn]], Iterator[str]], num_images: int, read: C
         turns += [asked, {"from": "gpt", "value": written}]
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """The command line; every option is known by its dashed and its underscored spelling."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m llava.run_llava", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--model-path", "--model_path", required=True, help="checkpoint folder")
-    made.add_argument("--model-base", "--model_base", help="base of an adapter, if not where its configuration says")
-    made.add_argument("--image-file", "--image_file", nargs="*", default=[], metavar="FILE", help="one or several")
-    made.add_argument("--query", help="the question; without it, a chat")
-    made.add_argument("--conv-mode", "--conv_mode", help="conversation template (default: the checkpoint's)")
-    made.add_argument("--temperature", type=float, default=0.0, help="0: greedy (default)")
-    made.add_argument("--top_p", "--top-p", type=float, help="nucleus sampling, with a temperature above 0")
-    made.add_argument("--max_new_tokens", "--max-new-tokens", type=int, default=1024, help="longest answer, in tokens")
-    made.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: as saved; float32 on a CPU")
-    made.add_argument("--device", help="cuda, cuda:1, cpu, … (default: a GPU where there is one)")
-    return made
+    parser.add_argument("--model-path", "--model_path", required=True, help="checkpoint folder")
+    parser.add_argument("--model-base", "--model_base", help="base of an adapter, if not where its configuration says")
+    parser.add_argument("--image-file", "--image_file", nargs="*", default=[], metavar="FILE", help="one or several")
+    parser.add_argument("--query", help="the question; without it, a chat")
+    parser.add_argument("--conv-mode", "--conv_mode", help="conversation template (default: the checkpoint's)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: greedy (default)")
+    parser.add_argument("--top_p", "--top-p", type=float, help="nucleus sampling, with a temperature above 0")
+    parser.add_argument(
+        "--max_new_tokens", "--max-new-tokens", type=int, default=1024, help="longest answer, in tokens"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: as saved; float32 on a CPU")
+    parser.add_argument("--device", help="cuda, cuda:1, cpu, … (default: a GPU where there is one)")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 2 on bad input."""
-    args = parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
     try:
         images = [open_image(file) for file in args.image_file]
         query = None if args.query is None else with_images(args.query, len(images))

@@ -124,13 +124,13 @@ def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int
     packs: list[list[int]] = []
     free: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = next((number for number, room in enumerate(free) if room >= lengths[index]), None)
-        if place is None:
+        pack = next((number for number, room in enumerate(free) if room >= lengths[index]), None)
+        if pack is None:
             packs.append([])
             free.append(capacity)
-            place = len(packs) - 1
-        packs[place].append(index)
-        free[place] -= lengths[index]
+            pack = len(packs) - 1
+        packs[pack].append(index)
+        free[pack] -= lengths[index]
     return packs
 
 

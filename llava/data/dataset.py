@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from llava.data.errors import BadSampleError, DataError
 from llava.data.images import ImageFolder
-from llava.data.store import Sample, SampleStore
+from llava.data.store import IndexRow, SampleStore
 from llava.data.tokens import expand_images, labels_from_runs
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class InstructionDataset(Dataset[dict[str, Any]]):
             item.update(self.processor.pixel_inputs(self._open_images(sample)))
         return item
 
-    def _open_images(self, sample: Sample) -> list[Image.Image]:
+    def _open_images(self, sample: IndexRow) -> list[Image.Image]:
         if self.images is None:
             raise DataError(f"record {sample.record_id} has images, but no image folder is given")
         opened = []

@@ -55,8 +55,8 @@ def _separator(head: bytes) -> str | None:
 
 def not_parsed(path: str | os.PathLike[str], error: Exception) -> str | None:
     """What hinders a parser in a file that begins like JSON, and the cure; None where it is an error of JSON."""
-    if (place := _not_utf8(path)) is not None:
-        byte, offset = place
+    if (found := _not_utf8(path)) is not None:
+        byte, offset = found
         return (
             f"is not in UTF-8 (byte 0x{byte:02x} at {offset}): it may be Latin-1 or Windows-1252; save it in UTF-8 "
             "(iconv -f WINDOWS-1252 -t UTF-8), or fetch it again if it was in UTF-8 once"

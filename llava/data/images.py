@@ -167,8 +167,8 @@ def _size(real: str, changed: int) -> tuple[int, int]:
 def _read_tail(image: Image.Image) -> bytes:
     """The last bytes of the file of an image whose header is read."""
     file = image.fp  # type: ignore[attr-defined]
-    place = file.tell()
+    offset = file.tell()
     file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL[str(image.format)]))
     tail: bytes = file.read()
-    file.seek(place)
+    file.seek(offset)
     return tail

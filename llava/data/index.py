@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
@@ -29,8 +30,7 @@ from tqdm import tqdm
 from llava.data.errors import REASONS, DataError
 from llava.data.images import stamp
 from llava.data.index_rows import BatchResult, IndexSettings, Problem, run_batches
-from llava.data.store import PROBLEMS_FILE, SUMMARY_FILE, SampleStore, SampleWriter, read_summary
-from llava.data.template import check_template
+from llava.data.store import PROBLEMS_FILE, SCHEMA, SUMMARY_FILE, SampleStore, SampleWriter, read_summary
 
 if TYPE_CHECKING:
     from llava.model.family import Processor
@@ -48,56 +48,35 @@ _DROPPED_QUIETLY = "no_target_left"  # cut to nothing by the maximum length: rep
 
 def build_index(
     data_paths: Sequence[str | os.PathLike[str]],
-    image_folder: str | os.PathLike[str] | None,
-    task_names: Sequence[str] | None,
-    processor: Processor,
-    template: str,
-    model_max_length: int,
+    settings: IndexSettings,
     cache_dir: str | os.PathLike[str],
     bad_samples: Literal["error", "skip"] = "error",
-    file_tasks: Mapping[str, str] | None = None,
     num_workers: int | None = None,
 ) -> Path:
     """The folder of the index of `data_paths`, built unless `cache_dir` has it already.
 
-    `task_names` fixes the order of tasks and allows no other; None takes the tasks as they come. `file_tasks` gives the
-    task of records that name none, by data file (its path, or its name). `num_workers` None uses every core for large
-    data. With `bad_samples="error"` any bad record raises DataError, which names the first ones together; with "skip"
-    they are left out, counted in the log and listed in the index folder. Records whose answers all lie beyond
-    `model_max_length` are left out, counted and listed either way.
+    Records whose answers all lie beyond the maximum length are left out, counted in the log and listed in the folder.
+
+    Args:
+        bad_samples: "skip" leaves out, counts and lists bad records in the same way.
+        num_workers: processes; None takes every core for large data.
+
+    Raises:
+        DataError: a file that cannot be read; with `bad_samples` "error" any bad record, the first ones together.
     """
-    check_template(template, processor.tokenizer)
     if bad_samples not in ("error", "skip"):
         raise ValueError(f"bad_samples must be 'error' or 'skip', not {bad_samples!r}")
-    if task_names is not None and (not task_names or len(set(task_names)) != len(task_names)):
-        raise ValueError(f"task names must be given once each: {', '.join(task_names) or 'none'}")
     paths = [Path(path) for path in data_paths]
-    settings = IndexSettings(
-        image_folder=None if image_folder is None else os.path.abspath(image_folder),
-        task_names=None if task_names is None else tuple(task_names),
-        template=template,
-        model_max_length=model_max_length,
-        processor=processor,
-        file_tasks=tuple(_tasks_of_files(paths, file_tasks or {})),
-    )
+    if settings.image_folder is not None:
+        settings = replace(settings, image_folder=os.path.abspath(settings.image_folder))
     key, described = _describe(paths, settings, bad_samples)
     target = Path(cache_dir) / f"index-{key}"
     if target.is_dir() and _is_current(target, settings.image_folder):
         logger.info("data index %s is ready", target)
-        _report(read_summary(target), target)
-        return target
-    _build(paths, settings, described, bad_samples, target, num_workers)
+    else:
+        _build(paths, settings, described, bad_samples, target, num_workers)
     _report(read_summary(target), target)
     return target
-
-
-def _tasks_of_files(paths: Sequence[Path], file_tasks: Mapping[str, str]) -> Iterator[str | None]:
-    names = {name for path in paths for name in (str(path), str(path.resolve()), path.name)}
-    if unknown := sorted(set(file_tasks) - names):
-        raise DataError(f"a task is given for {', '.join(unknown)}, which is not among the data files")
-    for path in paths:
-        given = [file_tasks.get(name) for name in (str(path), str(path.resolve()), path.name)]
-        yield next((task for task in given if task is not None), None)
 
 
 def _describe(paths: Sequence[Path], settings: IndexSettings, bad_samples: str) -> tuple[str, dict[str, Any]]:
@@ -105,7 +84,7 @@ def _describe(paths: Sequence[Path], settings: IndexSettings, bad_samples: str) 
     described = {
         "format": _FORMAT,
         "files": [{"path": str(path), **_hash_file(path)} for path in paths],
-        "file_tasks": settings.file_tasks,
+        "file_tasks": settings.tasks_of(paths),
         "image_folder": settings.image_folder,
         "task_names": settings.task_names,
         "template": settings.template,
@@ -250,7 +229,7 @@ class _Builder:
         self.changed.update(result.changed)
         self.unknown = {**result.unknown, **self.unknown}
         task_ids = pa.array([self.task_ids[task] for task in result.tasks], pa.int32())
-        self.writer.write(result.rows.set_column(1, "task_id", task_ids))
+        self.writer.write(result.rows.set_column(SCHEMA.get_field_index("task_id"), "task_id", task_ids))
 
     def summary(self) -> dict[str, Any]:
         if self.fatal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from llava.data.errors import BadSampleError, DataError
 from llava.data.images import ImageFolder, stamp
-from llava.data.records import RawRecord, Record, check_record, read_records, record_name
+from llava.data.records import CheckedRecord, RawRecord, check_record, read_records, record_name
 from llava.data.store import SCHEMA
-from llava.data.template import Encoded, TemplateEncoder
+from llava.data.template import Encoded, TemplateEncoder, check_template
 from llava.data.tokens import cut_to_length, expanded_length, target_runs
 
 if TYPE_CHECKING:
@@ -33,14 +33,39 @@ _BATCHES_IN_FLIGHT = 3  # per worker: enough to keep them busy, few enough to bo
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """Everything that shapes a sample. `file_tasks` has the task, or None, of each data file in order."""
+    """Everything beside the data files that shapes a sample.
 
-    image_folder: str | None
-    task_names: tuple[str, ...] | None
+    Attributes:
+        template: name of the conversation template; None is the processor's own.
+        model_max_length: tokens of a sample, image tokens included; longer ones are cut.
+        image_folder: what the records' image paths are relative to.
+        task_names: the order of tasks, and all that are allowed; None takes the tasks as they come.
+        file_tasks: the task of records that name none, by data file (its path, or its name).
+
+    Raises:
+        ValueError: a template that the tokenizer does not have, or task names that are none or not given once each.
+    """
+
+    processor: Processor
     template: str
     model_max_length: int
-    processor: Processor
-    file_tasks: tuple[str | None, ...]
+    image_folder: str | None = None
+    task_names: tuple[str, ...] | None = None
+    file_tasks: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_template(self.template, self.processor.tokenizer)
+        names = self.task_names
+        if names is not None and (not names or len(set(names)) != len(names)):
+            raise ValueError(f"task names must be given once each: {', '.join(names) or 'none'}")
+
+    def tasks_of(self, paths: Sequence[Path]) -> list[str | None]:
+        """The task, or None, of each data file. Raises DataError where one is given for a file that is not there."""
+        named = {name: path for path in paths for name in (path.name, str(path.resolve()), str(path))}
+        if unknown := sorted(set(self.file_tasks) - set(named)):
+            raise DataError(f"a task is given for {', '.join(unknown)}, which is not among the data files")
+        names = [(str(path), str(path.resolve()), path.name) for path in paths]
+        return [next((self.file_tasks[name] for name in of_file if name in self.file_tasks), None) for of_file in names]
 
 
 class Batch(NamedTuple):
@@ -115,7 +140,7 @@ class BatchWorker:
     def __call__(self, batch: Batch) -> BatchResult:
         rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         result = BatchResult(None, [], batch.num_bytes)
-        checked: list[tuple[RawRecord, Record, list[_ImageAt]]] = []
+        checked: list[tuple[RawRecord, CheckedRecord, list[_ImageAt]]] = []
         for raw in batch.records:
             try:
                 record = check_record(raw, batch.file_task, self.allowed)
@@ -154,7 +179,7 @@ class BatchWorker:
         self,
         rows: dict[str, list[Any]],
         result: BatchResult,
-        record: Record,
+        record: CheckedRecord,
         images: list[_ImageAt],
         tokens: Encoded,
     ) -> None:
@@ -221,7 +246,7 @@ def run_batches(
     """The results of all batches in the order of the records."""
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0)) if total_bytes >= _POOL_FROM_BYTES else 1
-    batches = _batches(paths, settings.file_tasks)
+    batches = _batches(paths, settings.tasks_of(paths))
     if num_workers <= 1:
         worker = BatchWorker(settings)
         yield from map(worker, batches)

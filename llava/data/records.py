@@ -26,6 +26,10 @@ _OPENINGS = re.compile(rb'(?:[\[{]\s*(?:"[^"\\]{0,99}"\s*:\s*)?){%d}' % (_DEEPES
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
+Record = dict[str, Any]
+"""A record as it stands in a file, or is to stand there."""
+
+
 class RawRecord(NamedTuple):
     """One record as it stands in the file; `position` counts from 0, `offset` is how many bytes are read so far."""
 
@@ -35,7 +39,7 @@ class RawRecord(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Record:
+class CheckedRecord:
     """A checked record. `turns` alternate human and gpt; `images` are relative paths, one per `<image>` in them."""
 
     record_id: str
@@ -153,7 +157,7 @@ def record_name(content: Any, position: int) -> str:
     return f"#{position}"
 
 
-def check_record(raw: RawRecord, file_task: str | None, task_names: Collection[str] | None) -> Record:
+def check_record(raw: RawRecord, file_task: str | None, task_names: Collection[str] | None) -> CheckedRecord:
     """The record in checked form; raises BadSampleError.
 
     `file_task` is the task of records that name none; `task_names` the tasks allowed, None for any.
@@ -171,7 +175,7 @@ def check_record(raw: RawRecord, file_task: str | None, task_names: Collection[s
         raise BadSampleError(
             "image_count_mismatch", f"{marks} {DEFAULT_IMAGE_TOKEN} in the turns, {len(images)} images"
         )
-    return Record(record_name(content, raw.position), task, turns, images)
+    return CheckedRecord(record_name(content, raw.position), task, turns, images)
 
 
 def _task(content: dict[str, Any], file_task: str | None, task_names: Collection[str] | None) -> str:

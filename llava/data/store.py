@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
 _LISTS = ("input_ids", "target_runs", "image_sizes", "image_tokens")
 
 
-class Sample(NamedTuple):
+class IndexRow(NamedTuple):
     """One row of the index."""
 
     record_id: str
@@ -104,13 +104,13 @@ class SampleStore:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> IndexRow:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         batch, row = self._batches[number], index - int(self._starts[number])
         lists = {
             name: values[offsets[row] : offsets[row + 1]] for name, (offsets, values) in self._lists[number].items()
         }
-        return Sample(
+        return IndexRow(
             record_id=batch.column("record_id")[row].as_py(),
             task_id=batch.column("task_id")[row].as_py(),
             images=batch.column("images")[row].as_py(),

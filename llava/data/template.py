@@ -182,9 +182,9 @@ class TemplateEncoder:
         if not chunks:
             return
         # What many samples share, such as everything before the image, is tokenised once.
-        places = {text: place for place, text in enumerate(dict.fromkeys(chunk.text for chunk in chunks))}
+        index_of = {text: index for index, text in enumerate(dict.fromkeys(chunk.text for chunk in chunks))}
         batch = self.tokenizer(
-            list(places),
+            list(index_of),
             add_special_tokens=False,
             return_offsets_mapping=True,
             return_attention_mask=False,
@@ -194,8 +194,8 @@ class TemplateEncoder:
         ids = [np.asarray(tokens, dtype=np.int32) for tokens in batch["input_ids"]]
         last_characters = [np.array([end - 1 for _, end in offsets]) for offsets in batch["offset_mapping"]]
         for chunk in chunks:
-            place = places[chunk.text]
-            yield _label(chunk, ids[place], last_characters[place])
+            index = index_of[chunk.text]
+            yield _label(chunk, ids[index], last_characters[index])
 
     def _join(self, chunks: Sequence[_Chunk], tokenised: Iterable[Encoded]) -> Encoded | BadSampleError:
         """The sample's tokens from its chunks' tokens, images between them."""

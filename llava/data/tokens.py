@@ -33,15 +33,15 @@ def cut_to_length(
     if expanded_length(len(input_ids), image_tokens) <= max_length:
         return len(input_ids), len(image_tokens)
     widths = np.ones(len(input_ids), dtype=np.int64)
-    places = np.flatnonzero(input_ids == image_token_id)
-    widths[places] = np.asarray(image_tokens, dtype=np.int64)
+    indices = np.flatnonzero(input_ids == image_token_id)
+    widths[indices] = np.asarray(image_tokens, dtype=np.int64)
     kept = int(np.searchsorted(np.cumsum(widths), max_length, side="right"))
     before = int(np.flatnonzero(image_ids == image_token_id)[0])
     after = len(image_ids) - before - 1
-    for place in places:
-        if place - before < kept <= place + after:
-            kept = int(place) - before
-    return kept, int((places < kept).sum())
+    for index in indices:
+        if index - before < kept <= index + after:
+            kept = int(index) - before
+    return kept, int((indices < kept).sum())
 
 
 def expand_images(

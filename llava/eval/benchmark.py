@@ -1,4 +1,7 @@
-"""What a benchmark is: where its questions come from, how they are put, and how answers are scored."""
+"""What a benchmark is: where its questions come from, how they are put, and how answers are scored.
+
+Questions are records as a file holds them, answers the same with `generative_value` in `conversations[1]`.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
-
-Record = dict[str, Any]
-"""A question (or, with `generative_value` in `conversations[1]`, an answer) as answer files hold it."""
+from llava.data.records import Record
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 OPTION_LETTER = "Answer with the option's letter from the given choices directly."
@@ -28,7 +29,7 @@ class Questions:
 
 @dataclass(frozen=True)
 class Score:
-    """One figure. `scale` is what it is multiplied by for readers: 100 for fractions, 1 for points."""
+    """One metric's value. `scale` is what it is multiplied by for readers: 100 for fractions, 1 for points."""
 
     metric: str
     value: float
@@ -38,9 +39,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of an answer file, the chief one first. `groups`: parts of the benchmark → metric → value.
+    """The values of an answer file, the chief one first. `groups`: parts of the benchmark → metric → value.
 
-    `details` say how the chief figure came about (the judge and its settings).
+    `details` say how the chief value came about (the judge and its settings).
     """
 
     scores: list[Score]
@@ -78,7 +79,7 @@ class Benchmark(ABC):
         """
 
     def score(self, answers: Sequence[Record]) -> Result | None:
-        """The figures, None where only a server or a judge can tell. `answers` may be the first questions only."""
+        """The values, None where only a server or a judge can tell. `answers` may be the first questions only."""
         return None
 
     def submission(self, answers: Sequence[Record], data: Path) -> Submission | None:

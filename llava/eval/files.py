@@ -22,18 +22,18 @@ class MissingDataError(DataError):
     """A benchmark's file or folder is not there."""
 
 
-def find(data: Path, *places: str, what: str = "") -> Path:
-    """The first of `places` under `data` that exists; MissingDataError names all of them, and `what` it is."""
-    for place in places:
-        if (data / place).exists():
-            return data / place
-    tried = " or ".join(str(data / place) for place in places)
+def find(data: Path, *candidates: str, what: str = "") -> Path:
+    """The first of `candidates` under `data` that exists; MissingDataError names all of them, and `what` it is."""
+    for candidate in candidates:
+        if (data / candidate).exists():
+            return data / candidate
+    tried = " or ".join(str(data / candidate) for candidate in candidates)
     raise MissingDataError(f"missing: {tried}" + (f" ({what})" if what else ""))
 
 
-def find_optional(data: Path, *places: str) -> Path | None:
-    """The first of `places` under `data` that exists."""
-    return next((data / place for place in places if (data / place).exists()), None)
+def find_optional(data: Path, *candidates: str) -> Path | None:
+    """The first of `candidates` under `data` that exists."""
+    return next((data / candidate for candidate in candidates if (data / candidate).exists()), None)
 
 
 def read_json(path: Path) -> Any:
@@ -55,11 +55,11 @@ def read_rows(path: Path, *fields: str) -> list[dict[str, Any]]:
     return rows
 
 
-def check_fields(path: Path, place: Any, row: Any, *fields: str) -> None:
-    """Raises DataError unless `row`, record `place` of the file (None: all of it), is an object with `fields`."""
+def check_fields(path: Path, index: Any, row: Any, *fields: str) -> None:
+    """Raises DataError unless `row`, record `index` of the file (None: all of it), is an object with `fields`."""
     lacking = [name for name in fields if name not in row] if isinstance(row, dict) else list(fields)
     if lacking or not isinstance(row, dict):
-        where = path if place is None else f"{path}, record {place}"
+        where = path if index is None else f"{path}, record {index}"
         raise DataError(f"{where}: has no {', '.join(lacking) or 'fields'}; is it the official file?")
 
 
@@ -79,12 +79,12 @@ def read_table(path: Path, *columns: str) -> Iterator[dict[str, str]]:
         raise DataError(f"{path}: not a tab-separated table ({error}); fetch it again") from error
 
 
-def decode_image(path: Path, place: Any, text: str) -> bytes:
+def decode_image(path: Path, index: Any, text: str) -> bytes:
     """The bytes of an image that a table holds in base64."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise DataError(f"{path}, record {place}: its image is not base64 ({error}); fetch the file again") from error
+        raise DataError(f"{path}, record {index}: its image is not base64 ({error}); fetch the file again") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava.data.records import Record
 from llava.eval.benchmark import (
     SHORT_ANSWER,
     Benchmark,
     Questions,
-    Record,
     Result,
     Submission,
     group_means,

@@ -11,7 +11,7 @@ from llava.eval.benchmark import Benchmark, Result, Score
 
 
 def judge(benchmark: Benchmark, answers: Path, data: Path) -> Result:
-    """The judge's figure for an answer file, its parts, and who judged how.
+    """The judge's value for an answer file, its parts, and who judged how.
 
     Raises eval.core.EvaluationError (a ValueError) where the judge fails; what it said until then is kept.
     """
@@ -21,6 +21,6 @@ def judge(benchmark: Benchmark, answers: Path, data: Path) -> Result:
     told: dict[str, Any] = dict(column.details["judge"])
     groups: dict[str, dict[str, Any]] = {}
     for kind in ("categories", "capabilities", "combinations"):
-        groups |= {name: figures for name, figures in told.pop(kind, {}).items() if name not in groups}
+        groups |= {name: values for name, values in told.pop(kind, {}).items() if name not in groups}
     chief = Score(column.metric, column.mean(), column.stderr(), scale=1.0)
     return Result([chief], sum(scored.malformed), groups, {"judge": told})

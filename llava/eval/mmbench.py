@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from llava.data.errors import DataError
+from llava.data.records import Record
 from llava.eval.benchmark import (
     OPTION_LETTER,
     Benchmark,
     Questions,
-    Record,
     Result,
     Submission,
     group_means,
@@ -82,12 +82,12 @@ class MMBench(Benchmark):
     def submission(self, answers: Sequence[Record], data: Path) -> Submission:
         """A sheet of the table's columns without images, and the predictions after the options."""
         header = list(answers[0]["row"])
-        place = header.index("D") + 1 if "D" in header else len(header)
-        header.insert(place, "prediction")
+        index = header.index("D") + 1 if "D" in header else len(header)
+        header.insert(index, "prediction")
         rows = [header]
         for answer in answers:
             row = [_cell(name, answer["row"][name]) for name in answer["row"]]
-            row.insert(place, prediction(answer))
+            row.insert(index, prediction(answer))
             rows.append(row)
         return Submission(".xlsx", rows)
 

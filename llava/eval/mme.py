@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llava.data.errors import DataError
+from llava.data.records import Record
 from llava.eval.benchmark import (
     SHORT_ANSWER,
     Benchmark,
     Questions,
-    Record,
     Result,
     Score,
     make_record,

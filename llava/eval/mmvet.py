@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava.eval.benchmark import Benchmark, Questions, Record, Submission, make_record, prediction
+from llava.data.records import Record
+from llava.eval.benchmark import Benchmark, Questions, Submission, make_record, prediction
 from llava.eval.files import check_fields, find, read_json
 
 

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava.data.errors import DataError
+from llava.data.records import Record
 from llava.eval.benchmark import (
     SHORT_ANSWER,
     Benchmark,
     Questions,
-    Record,
     Result,
     Score,
     make_record,
@@ -56,7 +56,7 @@ class Pope(Benchmark):
             of_split = [answer for answer in answers if answer["category"] == split]
             if of_split:
                 pairs = [(says_yes(prediction(answer)), truth_of(answer) == "yes") for answer in of_split]
-                groups[split] = figures(pairs)
+                groups[split] = ratios(pairs)
         metrics = ("f1", "accuracy", "precision", "recall", "yes_ratio")
         scores = [Score(m, math.fsum(part[m] for part in groups.values()) / len(groups)) for m in metrics]
         unclear = sum(not _YES_OR_NO.search(prediction(answer)) for answer in answers)
@@ -68,7 +68,7 @@ def says_yes(answer: str) -> bool:
     return not _NO & set(answer.split(".", 1)[0].replace(",", "").split(" "))
 
 
-def figures(pairs: Sequence[tuple[bool, bool]]) -> dict[str, float]:
+def ratios(pairs: Sequence[tuple[bool, bool]]) -> dict[str, float]:
     """From (answered yes, is yes) pairs; a ratio without cases is 0."""
     both = sum(said and true for said, true in pairs)
     said, true = sum(said for said, _ in pairs), sum(true for _, true in pairs)

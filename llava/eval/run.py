@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.data.errors import DataError
-from llava.eval.benchmark import Benchmark, Record, Submission
+from llava.data.records import Record
+from llava.eval.benchmark import Benchmark, Submission
 from llava.eval.files import MissingDataError, read_json, write_bytes
 from llava.eval.registry import BENCHMARKS
 from llava.eval.submit import as_bytes
@@ -46,8 +47,8 @@ class Prepared:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 2 on bad input."""
-    made = parser()
-    args = made.parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("httpx", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -55,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write("".join(f"{name:17} {known.title}\n" for name, known in BENCHMARKS.items()))
         return 0
     if not args.compare and (args.checkpoint is None or args.data is None):
-        made.error("name a CHECKPOINT and the benchmarks' --data (or summaries to --compare)")
+        parser.error("name a CHECKPOINT and the benchmarks' --data (or summaries to --compare)")
     if args.max_samples is not None and args.max_samples < 1:
-        made.error(f"--max-samples must be at least 1, not {args.max_samples}")
+        parser.error(f"--max-samples must be at least 1, not {args.max_samples}")
     try:
         return _compare(args) if args.compare else _evaluate(args)
     except (ValueError, OSError) as error:
@@ -65,16 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """The command line; options of several words are known with dashes and with underscores."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="visatb zeroshot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
     def add(name: str, **options: Any) -> None:
-        made.add_argument(*dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"]), **options)
+        parser.add_argument(*dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"]), **options)
 
-    made.add_argument(
+    parser.add_argument(
         "checkpoint", nargs="?", metavar="CHECKPOINT", help="model to evaluate: a folder, or a Hugging Face name"
     )
     add("benchmarks", nargs="+", default=["all"], metavar="NAME", help="names (see --list), or all (default)")
@@ -94,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     add("compare", nargs="+", type=Path, metavar="SUMMARY", help="compare methods: their summaries, one file each")
     add("baseline", default="EW", metavar="NAME", help="method that ΔI_zero%% compares with (default: EW)")
     add("list", action="store_true", help="name the benchmarks")
-    return made
+    return parser
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -158,17 +159,17 @@ def prepare(chosen: Sequence[Benchmark], args: argparse.Namespace, model: str, w
     prepared, missing = [], []
     for benchmark in chosen:
         try:
-            made = benchmark.questions(args.data, args.output / "images" / benchmark.name)
+            questions = benchmark.questions(args.data, args.output / "images" / benchmark.name)
         except MissingDataError as error:
             missing.append(f"{benchmark.name}: {error}")
             continue
-        records = made.records[: args.max_samples]
+        records = questions.records[: args.max_samples]
         name = f"{benchmark.name}_test-{len(records)}"
         path = args.output / "questions" / f"{name}.json"
         write_json(path, records)
-        read_questions(path, made.image_folder, None, worker.share)
+        read_questions(path, questions.image_folder, None, worker.share)
         answers = args.output / "answers" / f"{name}_{safe_name(model)}.json"
-        prepared.append(Prepared(benchmark, path, made.image_folder, answers))
+        prepared.append(Prepared(benchmark, path, questions.image_folder, answers))
     if missing and not (args.skip_missing and prepared):
         raise MissingDataError("\n".join([*missing, "see docs/zeroshot.md for where files come from and belong"]))
     for line in missing:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava.data.errors import DataError
+from llava.data.records import Record
 from llava.eval.benchmark import (
     Benchmark,
     Questions,
-    Record,
     Result,
     Submission,
     group_means,
@@ -41,8 +41,8 @@ class SeedBench(Benchmark):
         check_fields(path, None, content, "questions")
         kinds = {number: name for name, number in content.get("question_type", {}).items()}
         records = []
-        for place, row in enumerate(content["questions"]):
-            check_fields(path, place, row, "question_id", "data_type")
+        for index, row in enumerate(content["questions"]):
+            check_fields(path, index, row, "question_id", "data_type")
             if row["data_type"] != "image":
                 continue
             choices = [f"choice_{letter.lower()}" for letter in _LETTERS]
@@ -57,7 +57,7 @@ class SeedBench(Benchmark):
         return Questions(records, data / "seed_bench")
 
     def score(self, answers: Sequence[Record]) -> Result:
-        """Over all questions and by type; the second figure as the paper's script counts, by the first letter alone."""
+        """Over all questions and by type; the second value as the paper's script counts, by the first letter alone."""
         values = [float(prediction(answer) == truth_of(answer)) for answer in answers]
         first = [float(prediction(answer)[:1] == truth_of(answer)) for answer in answers]
         other = sum(prediction(answer) not in tuple(_LETTERS) for answer in answers)

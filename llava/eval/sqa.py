@@ -14,11 +14,11 @@ from typing import Any
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.data.errors import DataError
+from llava.data.records import Record
 from llava.eval.benchmark import (
     OPTION_LETTER,
     Benchmark,
     Questions,
-    Record,
     Result,
     group_means,
     make_record,

@@ -20,7 +20,7 @@ from llava.infer.answers import safe_name, write_json
 class Summary:
     """The summary of one model, as its file holds it: benchmark → scores, counts, files.
 
-    `run` is what the figures depend on beside the questions. Benchmarks of an earlier call with the same `run` stay.
+    `run` is what the values depend on beside the questions. Benchmarks of an earlier call with the same `run` stay.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Summary:
         """Enter a benchmark; its score file is written beside the summary (`scores/`) where there are scores."""
         entry: dict[str, Any] = {"title": benchmark.title, "num_samples": count}
         if result is not None:
-            entry |= _figures(result)
+            entry |= _scores(result)
             content = {"task": benchmark.name, "model": self.model, "split": "test", **entry}
             del content["title"]
             name = f"{benchmark.name}_test-{count}_{safe_name(self.model)}.json"
@@ -86,7 +86,7 @@ def read_summaries(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
 
 def compare(summaries: Mapping[str, Mapping[str, Any]], baseline: str) -> dict[str, Any]:
-    """Chief figures by method and benchmark, in a form that `eval/overall.py` reads, and ΔI_zero% (Eq. 9).
+    """Chief values by method and benchmark, in a form that `eval/overall.py` reads, and ΔI_zero% (Eq. 9).
 
     Where ΔI_zero% cannot be had, `why_not` says what is missing. DataError if no method is the baseline.
     """
@@ -98,12 +98,12 @@ def compare(summaries: Mapping[str, Mapping[str, Any]], baseline: str) -> dict[s
     }
     comparison: dict[str, Any] = {"baseline": baseline, "methods": methods}
     titles = list(dict.fromkeys(title for row in methods.values() for title in row))
-    figures = {method: {(title, ""): value for title, value in row.items()} for method, row in methods.items()}
+    values = {method: {(title, ""): value for title, value in row.items()} for method, row in methods.items()}
     try:
         partial = [method for method, content in summaries.items() if content.get("run", {}).get("max_samples")]
         if partial:
             raise EvaluationError(f"{', '.join(partial)}: a trial on the first questions only (--max-samples)")
-        results = overall(zero_shot(Table(figures, {(title, ""): True for title in titles})), baseline)
+        results = overall(zero_shot(Table(values, {(title, ""): True for title in titles})), baseline)
         comparison["delta_i_zero"] = {method: result.improvement for method, result in results.items()}
     except EvaluationError as error:
         comparison["why_not"] = str(error)
@@ -122,7 +122,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     return _aligned(rows) + (f"no ΔI_zero%: {comparison['why_not']}\n" if "why_not" in comparison else "")
 
 
-def _figures(result: Result) -> dict[str, Any]:
+def _scores(result: Result) -> dict[str, Any]:
     scores: list[dict[str, Any]] = [
         {"metric": s.metric, "value": s.value, "stderr": s.stderr, "higher_is_better": True, "scale": s.scale}
         for s in result.scores

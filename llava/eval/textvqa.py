@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from llava.data.errors import DataError
+from llava.data.records import Record
 from llava.eval.benchmark import (
     SHORT_ANSWER,
     Benchmark,
     Questions,
-    Record,
     Result,
     make_record,
     mean_score,
@@ -60,10 +60,10 @@ def _data_of(path: Path, *fields: str) -> list[dict[str, Any]]:
     rows = content.get("data") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: has no list `data`; is it the official file?")
-    for place, row in enumerate(rows):
-        check_fields(path, place, row, *fields)
+    for index, row in enumerate(rows):
+        check_fields(path, index, row, *fields)
         if not row.get("answers", [""]):
-            raise DataError(f"{path}, record {place}: has no answers; is it the validation file?")
+            raise DataError(f"{path}, record {index}: has no answers; is it the validation file?")
     return rows
 
 

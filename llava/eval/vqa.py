@@ -1,6 +1,6 @@
 """VQA accuracy with the answer normalisation of LLaVA's scripts for TextVQA, VQAv2 and VizWiz.
 
-It is the VQA challenge's in the form that TextVQA's evaluator (M4C) gave it, oddities included, so that figures are
+It is the VQA challenge's in the form that TextVQA's evaluator (M4C) gave it, oddities included, so that values are
 those of the published scripts.
 """
 
@@ -31,7 +31,7 @@ wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 
 def _misspellings(word: str) -> list[str]:
     """`word` without one of its apostrophes."""
-    return [word[:place] + word[place + 1 :] for place, letter in enumerate(word) if letter == "'"]
+    return [word[:index] + word[index + 1 :] for index, letter in enumerate(word) if letter == "'"]
 
 
 _APOSTROPHES = {form: word for word in _CONTRACTIONS.split() for form in _misspellings(word)}

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava.eval.benchmark import SHORT_ANSWER, Benchmark, Questions, Record, Submission, make_record, prediction
+from llava.data.records import Record
+from llava.eval.benchmark import SHORT_ANSWER, Benchmark, Questions, Submission, make_record, prediction
 from llava.eval.files import check_fields, find, read_json, read_rows
 from llava.eval.vqa import normalize
 
@@ -50,6 +51,6 @@ def _questions(data: Path, split: str) -> list[dict[str, Any]]:
         return [{**row, "question": row["text"].removesuffix(f"\n{SHORT_ANSWER}")} for row in rows]
     content = read_json(path)
     check_fields(path, None, content, "questions")
-    for place, row in enumerate(content["questions"]):
-        check_fields(path, place, row, "question_id", "image_id", "question")
+    for index, row in enumerate(content["questions"]):
+        check_fields(path, index, row, "question_id", "image_id", "question")
     return [{**row, "image": f"COCO_test2015_{row['image_id']:012d}.jpg"} for row in content["questions"]]

@@ -63,7 +63,7 @@ class AnswerFile:
         return False
 
     def answers(self) -> dict[int, str]:
-        """Answers so far by place, from all journals. Raises DataError if a journal is another run's."""
+        """Answers so far by index, from all journals. Raises DataError if a journal is another run's."""
         found: dict[int, str] = {}
         for journal in self._journals():
             try:
@@ -76,19 +76,19 @@ class AnswerFile:
             lines = [self._answer(line) for line in whole[1:]] if key is not None else []
             if (key is None and whole) or None in lines:
                 logger.warning("%s is damaged; what cannot be read of it is answered again", journal)
-            for place, answer in filter(None, lines):
-                found.setdefault(place, answer)
+            for index, answer in filter(None, lines):
+                found.setdefault(index, answer)
         return found
 
     def _answer(self, line: bytes) -> tuple[int, str] | None:
-        """Place and answer in a journal's line, None where it is damaged."""
+        """Index and answer in a journal's line, None where it is damaged."""
         try:
             content = json.loads(line)
-            place, answer = int(content["index"]), content["answer"]
-            whole = isinstance(answer, str) and place >= 0 and content["id"] == self.question_ids[place]
+            index, answer = int(content["index"]), content["answer"]
+            whole = isinstance(answer, str) and index >= 0 and content["id"] == self.question_ids[index]
         except (ValueError, LookupError, TypeError):
             return None
-        return (place, answer) if whole else None
+        return (index, answer) if whole else None
 
     def journal(self, worker: int, num_workers: int) -> Journal:
         """The journal of worker `worker` of `num_workers`, to add answers to."""
@@ -160,9 +160,9 @@ class Journal:
             self._stream.close()
 
     def add(self, answers: Iterable[tuple[int, str]]) -> None:
-        """Append `(place, answer)` pairs."""
+        """Append `(index, answer)` pairs."""
         ids = self._answers.question_ids
-        self._write([{"index": place, "id": ids[place], "answer": answer} for place, answer in answers])
+        self._write([{"index": index, "id": ids[index], "answer": answer} for index, answer in answers])
 
     def _write(self, lines: Iterable[Any]) -> None:
         assert self._stream is not None

@@ -16,7 +16,7 @@ _MEMORY_SHARE = {"cuda": 0.8, "cpu": 0.5}
 
 
 def plan_batches(prompts: Sequence[Prompt], new_tokens: int, first: int, most: int) -> list[list[int]]:
-    """Batches of places in `prompts`, which come longest first.
+    """Batches of indices into `prompts`, which come longest first.
 
     The first batch holds `first` prompts; later, shorter ones as many more as take the same number of tokens
     (prompt and answer), up to `most`.

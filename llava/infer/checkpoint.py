@@ -114,7 +114,7 @@ def _samples(file: Path) -> list[bytes]:
     step = max(_SAMPLE_BYTES, size // _SAMPLES)
     with file.open("rb") as stream:
         samples = []
-        for place in [*range(0, size, step), max(0, size - _SAMPLE_BYTES)]:
-            stream.seek(place)
+        for offset in [*range(0, size, step), max(0, size - _SAMPLE_BYTES)]:
+            stream.seek(offset)
             samples.append(stream.read(_SAMPLE_BYTES))
     return samples

@@ -129,12 +129,12 @@ class Generator:
         prompts = sorted(prompts, key=lambda prompt: -prompt.length)
         batches = self._plan(prompts)
         for batch, loaded in zip(batches, self._load(prompts, batches), strict=True):
-            rows = [prompts[place] for place in batch]
+            rows = [prompts[index] for index in batch]
             for prompt, one in zip(rows, loaded, strict=True):
                 if isinstance(one, BadSampleError):
                     raise RequestError(prompt.id, one)
-            made = self._fitting(rows, loaded, work)
-            yield [(prompt.id, one) for prompt, one in zip(rows, made, strict=True)]
+            outputs = self._fitting(rows, loaded, work)
+            yield [(prompt.id, one) for prompt, one in zip(rows, outputs, strict=True)]
 
     def stream(self, request: Request) -> Iterator[str]:
         """The answer to one request, in pieces as it is written. Raises BadSampleError."""
@@ -194,11 +194,11 @@ class Generator:
     ) -> list[T]:
         """What `work` makes of the prompts, in as few passes as memory allows."""
         size = len(prompts) if self._limit is None else min(self._limit, len(prompts))
-        made: list[T] = []
-        while len(made) < len(prompts):
-            part = slice(len(made), len(made) + size)
+        outputs: list[T] = []
+        while len(outputs) < len(prompts):
+            part = slice(len(outputs), len(outputs) + size)
             try:
-                made += work(self._inputs(prompts[part], pixels[part]))
+                outputs += work(self._inputs(prompts[part], pixels[part]))
                 continue
             except RuntimeError as error:
                 rows = len(prompts[part])
@@ -209,7 +209,7 @@ class Generator:
             if self.model.device.type == "cuda":
                 torch.cuda.empty_cache()
             logger.warning("out of memory with %d prompts at once; going on with %d", rows, size)
-        return made
+        return outputs
 
     def _inputs(self, prompts: Sequence[Prompt], pixels: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         batch = self.prompts.batch(prompts, pixels)
@@ -294,7 +294,7 @@ class _PixelBatches(Dataset[list[Any]]):
         return len(self.batches)
 
     def __getitem__(self, number: int) -> list[Any]:
-        return [self._pixels(self.prompts[place]) for place in self.batches[number]]
+        return [self._pixels(self.prompts[index]) for index in self.batches[number]]
 
     def _pixels(self, prompt: Prompt) -> dict[str, Tensor] | BadSampleError:
         try:

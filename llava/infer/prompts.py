@@ -85,9 +85,10 @@ class PromptMaker:
         """The request's prompt; reads the sizes of its images and no pixels. Raises BadSampleError."""
         ids = self.encoder.encode_prompt(request.messages, request.verbatim)
         counts = [self._image_tokens(image) for image in request.images]
-        places = int((ids == self.processor.image_token_id).sum())
-        if places != len(counts):
-            raise BadSampleError("image_count_mismatch", f"{places} image tokens in the prompt, {len(counts)} images")
+        placeholders = int((ids == self.processor.image_token_id).sum())
+        if placeholders != len(counts):
+            text = f"{placeholders} image tokens in the prompt, {len(counts)} images"
+            raise BadSampleError("image_count_mismatch", text)
         prompt = Prompt(request.id, ids, request.images, counts)
         if self.context_length is not None and prompt.length >= self.context_length:
             raise BadSampleError(

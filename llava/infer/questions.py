@@ -20,20 +20,20 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class QuestionFile:
-    """A question file: its records as they stand in the file, and the request that each becomes (id: its place)."""
+    """A question file: its records as they stand in the file, and the request that each becomes (id: its index)."""
 
     path: Path
     records: list[dict[str, Any]]
     requests: list[Request]
 
-    def name(self, place: int) -> str:
-        """File, id and place of a record, for messages."""
-        return f"{self.path}, record {record_name(self.records[place], place)} (no. {place})"
+    def name(self, index: int) -> str:
+        """File, id and index of a record, for messages."""
+        return f"{self.path}, record {record_name(self.records[index], index)} (no. {index})"
 
-    def question_id(self, place: int) -> str:
-        """`question_id`, else `id`, else the place in the file, as the evaluators have it."""
-        record = self.records[place]
-        return str(record.get("question_id", record.get("id", place)))
+    def question_id(self, index: int) -> str:
+        """`question_id`, else `id`, else the index in the file, as the evaluators have it."""
+        record = self.records[index]
+        return str(record.get("question_id", record.get("id", index)))
 
     def answered(self, answers: Sequence[str], generator: str) -> list[dict[str, Any]]:
         """The records with the answers in `conversations[1]`."""

@@ -62,14 +62,14 @@ def _represent(args: argparse.Namespace) -> None:
     from llava.infer.questions import explain, read_questions
 
     files = [read_questions(file, args.image_folder) for file in args.question_file]
-    places = [np.unique(np.linspace(0, len(f.requests) - 1, args.max_samples).round().astype(int)) for f in files]
+    indices = [np.unique(np.linspace(0, len(f.requests) - 1, args.max_samples).round().astype(int)) for f in files]
     checkpoint = Checkpoint(args.model_path, None, "auto", None)
     batch_size = None if args.batch_size == "auto" else int(args.batch_size)
     settings = GenerationSettings(max_new_tokens=1, batch_size=batch_size)
     generator = Generator(checkpoint.model, checkpoint.processor, args.conv_mode, settings)
     means = {}
-    with tqdm(total=sum(map(len, places)), unit="question", dynamic_ncols=True) as progress:
-        for task, file, chosen in zip(args.task_names, files, places, strict=True):
+    with tqdm(total=sum(map(len, indices)), unit="question", dynamic_ncols=True) as progress:
+        for task, file, chosen in zip(args.task_names, files, indices, strict=True):
             states = []
             try:
                 for batch in generator.states(_prompts(generator, file, chosen)):
@@ -81,15 +81,15 @@ def _represent(args: argparse.Namespace) -> None:
     write_json(args.output, means)
 
 
-def _prompts(generator: Generator, file: QuestionFile, places: NDArray[np.int64]) -> list[Prompt]:
+def _prompts(generator: Generator, file: QuestionFile, indices: NDArray[np.int64]) -> list[Prompt]:
     from llava.infer.engine import RequestError
 
     prompts = []
-    for place in places.tolist():
+    for index in indices.tolist():
         try:
-            prompts.append(generator.prompts.prompt(file.requests[place]))
+            prompts.append(generator.prompts.prompt(file.requests[index]))
         except BadSampleError as error:
-            raise RequestError(place, error) from error
+            raise RequestError(index, error) from error
     return prompts
 
 

@@ -39,7 +39,7 @@ class Worker:
 
     @property
     def share(self) -> slice:
-        """Its places in a file."""
+        """Its indices in a file."""
         return slice(self.number, None, self.count)
 
 
@@ -117,14 +117,14 @@ def _answer_paths(job: Job) -> list[Path]:
 
 def _look_up(job: Job, questions: QuestionFile, path: Path) -> _Open | None:
     """What is left to do for a question file, None if it is finished."""
-    ids = [questions.question_id(place) for place in range(len(questions.records))]
+    ids = [questions.question_id(index) for index in range(len(questions.records))]
     answers = AnswerFile(path, job.key(questions), ids)
     if answers.is_finished():
         logger.info("%s is complete already: reused", path)
         return None
     done = answers.answers()
     share = range(len(ids))[job.worker.share]
-    left = [place for place in share if place not in done]
+    left = [index for index in share if index not in done]
     if len(left) < len(share):
         logger.info("%s: %d of %d answers are there already", path, len(share) - len(left), len(share))
     return _Open(questions, answers, left)
@@ -139,11 +139,11 @@ def _prompts(job: Job, files: Sequence[_Open]) -> list[list[Prompt]]:
     prompts: list[list[Prompt]] = []
     for file in files:
         prompts.append([])
-        for place in file.left:
+        for index in file.left:
             try:
-                prompts[-1].append(maker.prompt(file.questions.requests[place]))
+                prompts[-1].append(maker.prompt(file.questions.requests[index]))
             except BadSampleError as error:
-                raise DataError(explain(file.questions.name(place), error)) from error
+                raise DataError(explain(file.questions.name(index), error)) from error
     return prompts
 
 
@@ -171,7 +171,7 @@ def _finish(job: Job, file: _Open) -> None:
         return
     done = file.answers.answers()
     if len(done) == len(file.questions.records):
-        texts = [done[place] for place in range(len(done))]
+        texts = [done[index] for index in range(len(done))]
         file.answers.finish(file.questions.answered(texts, job.generator_name))
     else:
         logger.info("%s: this share is done; the file appears when all %d are", file.answers.path, job.worker.count)

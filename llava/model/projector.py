@@ -115,9 +115,9 @@ def original_names(projector_type: str) -> dict[str, str]:
     """Original LLaVA's parameter names below ``mm_projector.`` → ours below ``multi_modal_projector.``."""
     depth = projector_depth(projector_type)
     # original: one bare Linear, or Sequential(Linear, GELU, Linear, …) whose linears have the even numbers
-    places = [""] if projector_type == "linear" else [f"{2 * layer}." for layer in range(depth)]
+    prefixes = [""] if projector_type == "linear" else [f"{2 * layer}." for layer in range(depth)]
     return {
-        f"{place}{kind}": f"linear_{number}.{kind}"
-        for number, place in enumerate(places, start=1)
+        f"{prefix}{kind}": f"linear_{number}.{kind}"
+        for number, prefix in enumerate(prefixes, start=1)
         for kind in ("weight", "bias")
     }

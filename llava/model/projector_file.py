@@ -50,33 +50,34 @@ def read_projector(
 def write_projector(tensors: dict[str, torch.Tensor], projector_type: str, file: str | os.PathLike[str]) -> None:
     """Write a projector (our names, ``linear_1.weight`` …) as LLaVA's ``mm_projector.bin``, whole or not at all."""
     named = original_tensors(tensors, projector_type)
-    _write(Path(file), {f"model.{_MARK}{place}": tensor for place, tensor in named.items()})
+    _write(Path(file), {f"model.{_MARK}{original}": tensor for original, tensor in named.items()})
 
 
 def original_tensors(tensors: dict[str, torch.Tensor], projector_type: str) -> dict[str, torch.Tensor]:
-    """Our names (``linear_1.weight`` …) → original places (``0.weight`` …)."""
-    return {place: tensors[ours].detach().cpu().contiguous() for place, ours in original_names(projector_type).items()}
+    """Our names (``linear_1.weight`` …) → original names (``0.weight`` …)."""
+    names = original_names(projector_type)
+    return {original: tensors[ours].detach().cpu().contiguous() for original, ours in names.items()}
 
 
-def type_of_places(places: set[str]) -> str:
-    """The projector type whose original names are exactly ``places``. Raises ValueError if there is none."""
-    depth = len(places) // 2
-    for kind in ("identity", "linear") if depth == 0 or "weight" in places else (f"mlp{depth}x_gelu",):
-        if original_names(kind).keys() == places:
+def type_of_names(originals: set[str]) -> str:
+    """The projector type whose original names are exactly ``originals``. Raises ValueError if there is none."""
+    depth = len(originals) // 2
+    for kind in ("identity", "linear") if depth == 0 or "weight" in originals else (f"mlp{depth}x_gelu",):
+        if original_names(kind).keys() == originals:
             return kind
-    raise ValueError(f"not a projector of a known type (it holds {', '.join(sorted(places)[:4])})")
+    raise ValueError(f"not a projector of a known type (it holds {', '.join(sorted(originals)[:4])})")
 
 
 def convert_projector_file(source: Path, output: Path, to: str) -> None:
     """``mm_projector.bin`` ⇄ a safetensors file with transformers' names; ``to`` "transformers" or "original"."""
     held = dict(read_shard(source))
     if to == "transformers":
-        places = {name.split(_MARK, 1)[1]: tensor for name, tensor in held.items() if _MARK in name}
+        originals = {name.split(_MARK, 1)[1]: tensor for name, tensor in held.items() if _MARK in name}
         try:
-            known = original_names(type_of_places(set(places)))
+            known = original_names(type_of_names(set(originals)))
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
-        _write(output, {f"{_OUR_MARK}{ours}": places[place] for place, ours in known.items()})
+        _write(output, {f"{_OUR_MARK}{ours}": originals[original] for original, ours in known.items()})
         return
     ours = {name.split(_OUR_MARK, 1)[1]: tensor for name, tensor in held.items() if _OUR_MARK in name}
     # one layer can be linear or mlp1x_gelu: the same function, and "linear" is what LLaVA users call it

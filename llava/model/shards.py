@@ -95,11 +95,11 @@ class ShardWriter:
     def _flush(self) -> None:
         if not self._held:
             return
-        tensors, places = {}, set()
+        tensors, storages = {}, set()
         for name, tensor in self._held.items():
-            shared = tensor.untyped_storage().data_ptr() in places  # tied weights are written twice
+            shared = tensor.untyped_storage().data_ptr() in storages  # tied weights are written twice
             tensors[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
-            places.add(tensors[name].untyped_storage().data_ptr())
+            storages.add(tensors[name].untyped_storage().data_ptr())
         save_file(tensors, self._part(len(self._shards)), metadata={"format": "pt"})
         self._shards.append(list(tensors))
         self._total += self._held_bytes

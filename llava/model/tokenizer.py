@@ -90,7 +90,7 @@ def first_difference(
         if ours.ids != theirs:
             pieces = [reference.id_to_piece(token) for token in theirs]
             pairs = enumerate(zip(ours.ids, theirs, strict=False))
-            start = next((place for place, (one, other) in pairs if one != other), min(len(ours.ids), len(theirs)))
+            start = next((index for index, (one, other) in pairs if one != other), min(len(ours.ids), len(theirs)))
             return text, ours.tokens[start : start + 4], pieces[start : start + 4]
     return None
 

@@ -25,6 +25,7 @@ from llava.data.collator import Collator
 from llava.data.dataset import InstructionDataset
 from llava.data.errors import DataError
 from llava.data.index import build_index, copy_problems
+from llava.data.index_rows import IndexSettings
 from llava.data.order import ModalityLengthOrder
 from llava.disk import write_problem
 from llava.model.projector import projector_type_of
@@ -154,18 +155,16 @@ def load_data(
 
     def build() -> Path:
         try:
-            return build_index(
-                paths,
-                data.image_folder,
-                tasks.names or None,
+            settings = IndexSettings(
                 source.processor,
                 source.processor.default_template,
                 training.model_max_length,
-                cache.expanduser(),
-                data.bad_samples,  # type: ignore[arg-type]
+                data.image_folder,
+                tasks.names or None,
                 file_tasks,
-                data.preprocess_workers,
             )
+            skip: Any = data.bad_samples
+            return build_index(paths, settings, cache.expanduser(), skip, data.preprocess_workers)
         except ValueError as error:
             raise UsageError(str(error)) from error
 

@@ -445,7 +445,7 @@ def test_reading_holds_one_record_at_a_time(tmp_path, lines):
 def test_bytes_of_progress_add_up(folder, llava, monkeypatch):
     monkeypatch.setattr("llava.data.index_rows._RECORDS_PER_BATCH", 2)
     paths = [write_json(folder / "1.jsonl", [GOOD] * 5, lines=True), write_json(folder / "2.json", [GOOD] * 4)]
-    settings = IndexSettings(str(folder / "images"), None, "v1", 256, llava, (None, None))
+    settings = IndexSettings(llava, "v1", 256, str(folder / "images"))
     read = [result.num_bytes for result in run_batches(paths, settings, 0, 1)]
     assert sum(read) == sum(path.stat().st_size for path in paths)
     assert min(read) >= 0

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, PreTrainedT
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from llava.data.index import build_index
+from llava.data.index_rows import IndexSettings
 from llava.model.assemble import load_base_tokenizer
 from llava.model.families.llava import LlavaSquareProcessor, square_image_processor
 from llava.model.families.qwen2_vl import QwenProcessor
@@ -71,13 +73,14 @@ def write_json(path: Path, records: Sequence[Any], lines: bool = False) -> Path:
 def index(tmp_path: Path, records: Sequence[Any], processor: Any, **changed: Any) -> Path:
     """Index `records` with images from `tmp_path`/images."""
     (tmp_path / "images").mkdir(exist_ok=True)
-    settings = {
+    how = {
         "data_paths": [write_json(tmp_path / "data.json", records)],
         "image_folder": tmp_path / "images",
-        "task_names": ["vqa", "caption", "chat"],
+        "task_names": ("vqa", "caption", "chat"),
         "processor": processor,
         "template": processor.default_template,
         "model_max_length": 256,
         "cache_dir": tmp_path / "cache",
-    }
-    return build_index(**(settings | changed))
+    } | changed
+    shaping = {field.name: how.pop(field.name) for field in fields(IndexSettings) if field.name in how}
+    return build_index(settings=IndexSettings(**shaping), **how)

@@ -15,7 +15,7 @@ from llava.eval.gqa import Gqa
 from llava.eval.mmbench import MMBench, read_choice
 from llava.eval.mme import Mme
 from llava.eval.mme import read_answer as read_mme
-from llava.eval.pope import Pope, figures, says_yes
+from llava.eval.pope import Pope, ratios, says_yes
 from llava.eval.registry import BENCHMARKS
 from llava.eval.seed import SeedBench
 from llava.eval.sqa import ScienceQA, read_letter
@@ -118,13 +118,13 @@ def test_pope_reading(answer, yes):
 def test_pope_figures_by_hand():
     # said yes: 3, of them right 2; is yes: 4 → precision 2/3, recall 1/2, F1 4/7; right 2 + 1 of 6
     pairs = [(True, True), (True, True), (True, False), (False, True), (False, True), (False, False)]
-    got = figures(pairs)
+    got = ratios(pairs)
     assert got["precision"] == pytest.approx(2 / 3)
     assert got["recall"] == pytest.approx(1 / 2)
     assert got["f1"] == pytest.approx(4 / 7)
     assert got["accuracy"] == pytest.approx(1 / 2)
     assert got["yes_ratio"] == pytest.approx(1 / 2)
-    assert figures([(False, False)])["f1"] == 0
+    assert ratios([(False, False)])["f1"] == 0
 
 
 def test_pope_is_the_mean_over_splits():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llava.eval.registry import BENCHMARKS
-from llava.eval.run import choose, parser
+from llava.eval.run import choose, make_parser
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path for path in (ROOT / "scripts_visatb" / "eval").glob("*.sh") if path.name != "common.sh")
@@ -39,7 +39,7 @@ def test_there_is_a_script_for_each_benchmark():
 def test_only_the_documented_variables(script, tmp_path):
     launcher, words = dry_run(script, CKPT="models/final", DATA_DIR=tmp_path, NUM_GPUS=0)
     assert launcher == [sys.executable, "-m", "visatb.cli", "zeroshot"]
-    args = parser().parse_args(words)
+    args = make_parser().parse_args(words)
     assert (args.checkpoint, args.data, args.output) == ("models/final", tmp_path, Path("outputs/zeroshot"))
     assert [one.name for one in choose(args.benchmarks)] == (
         list(BENCHMARKS) if script.stem == "all" else [script.stem]
@@ -58,7 +58,7 @@ def test_all_variables(tmp_path):
         *("-m", "llava.train.launch", "--nproc_per_node", "8", "--standalone"),
         *("--module", "visatb.cli", "zeroshot"),
     ]
-    args = parser().parse_args(words)
+    args = make_parser().parse_args(words)
     assert (args.output, args.model_name, args.model_base) == (tmp_path / "a b", "of mine", "base")
     assert (args.judge, args.max_samples) == (True, 3)
     documented = set(re.findall(r"^#   ([A-Z_]+)", (SCRIPTS[0].parent / "common.sh").read_text(), re.MULTILINE))
@@ -91,7 +91,7 @@ def test_the_guides_commands_are_known(tmp_path):
     commands = [shlex.split(line)[2:] for line in lines if line.startswith("visatb zeroshot")]
     assert len(commands) == 3
     for words in commands:
-        args = parser().parse_args(words)
+        args = make_parser().parse_args(words)
         assert args.compare or choose(args.benchmarks)
     for line in lines:
         if line.startswith("CKPT="):
@@ -103,4 +103,4 @@ def test_the_guide_names_every_benchmark_option_and_folder():
     for name in BENCHMARKS:
         assert f"| `{name}` |" in text or name.startswith("llava_bench"), name
     for option in re.findall(r"`(--[a-z-]+)", text):
-        assert option in parser().format_help() or option == "--zero", option
+        assert option in make_parser().format_help() or option == "--zero", option

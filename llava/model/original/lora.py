@@ -47,10 +47,10 @@ def lora_from_original(
             raise ValueError(f"{source}: {name} is not LoRA on the language model's layers")
         tensors[f"{_PEFT}language_model.{name.removeprefix(_PEFT)}"] = tensor
     for name, tensor in read_shard(source / NON_LORA):
-        place = name.split("mm_projector.", 1)[-1]
-        if place not in known:
+        original = name.split("mm_projector.", 1)[-1]
+        if original not in known:
             raise ValueError(f"{source / NON_LORA}: {name} is not part of the projector")
-        tensors[f"{_PEFT}{_PROJECTOR}.{known[place]}"] = tensor
+        tensors[f"{_PEFT}{_PROJECTOR}.{known[original]}"] = tensor
     settings |= {
         "base_model_name_or_path": str(base),
         "target_modules": target_pattern(settings["target_modules"]),
@@ -77,13 +77,14 @@ def lora_to_original(source: Path, output: Path, vision_tower: str | None = None
             leaves.add(name.split(".lora_")[0].rsplit(".", 1)[-1])
         else:
             raise ValueError(f"{source}: {name} has no place in original LLaVA's layout")
-    places = original_tensors(projector, projector_type_of(config))
+    originals = original_tensors(projector, projector_type_of(config))
     settings |= {"target_modules": sorted(leaves), "modules_to_save": None}
     values = original_config(config, tower, bool(processor.image_processor.do_pad), source)
     tokenizer_model = base_tokenizer_model(processor, source)
     with whole_folder(output) as folder:
         _write_adapter(folder, lora, settings)
-        torch.save({f"{_PEFT}mm_projector.{place}": tensor for place, tensor in places.items()}, folder / NON_LORA)
+        held = {f"{_PEFT}mm_projector.{original}": tensor for original, tensor in originals.items()}
+        torch.save(held, folder / NON_LORA)
         (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
         write_base_tokenizer(processor, tokenizer_model, folder)
 

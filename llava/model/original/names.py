@@ -45,11 +45,11 @@ def to_hub_name(name: str, projector_type: str) -> str | None:
     if _BUFFERS.search(name):
         return None
     if name.startswith(_PROJECTOR):
-        place = name.removeprefix(_PROJECTOR)
+        original = name.removeprefix(_PROJECTOR)
         known = original_names(projector_type)
-        if place not in known:
+        if original not in known:
             raise ValueError(f"{name} is no part of a projector of type {projector_type}")
-        return f"multi_modal_projector.{known[place]}"
+        return f"multi_modal_projector.{known[original]}"
     if name.startswith(_TOWER):
         return f"vision_tower.{name.removeprefix(_TOWER)}"
     if name == "lm_head.weight" or re.match(r"model\.(layers|embed_tokens|norm)\.", name):
@@ -64,8 +64,8 @@ def to_original_name(name: str, projector_type: str) -> str:
     if name.startswith("vision_tower."):
         return _TOWER + with_tower_prefix(name).removeprefix("vision_tower.")
     if name.startswith("multi_modal_projector."):
-        places = {ours: place for place, ours in original_names(projector_type).items()}
-        return _PROJECTOR + places[name.removeprefix("multi_modal_projector.")]
+        originals = {ours: original for original, ours in original_names(projector_type).items()}
+        return _PROJECTOR + originals[name.removeprefix("multi_modal_projector.")]
     raise ValueError(f"{name} is not a parameter of a LLaVA model in transformers' layout")
 
 
