@@ -288,8 +288,11 @@ def parse_arguments(argv: Sequence[str] | None = None, start: bool = True) -> Ar
 
 
 def _leave_out_deepspeed(given: argparse.Namespace) -> None:
-    if given.deepspeed and not Path(given.deepspeed).is_file():
-        raise UsageError(f"--deepspeed: {given.deepspeed} does not exist")
+    name = given.deepspeed or ""
+    if (
+        name and not name.lstrip().startswith("{") and not Path(name).is_file()
+    ):  # else JSON itself, as transformers has it
+        raise UsageError(f"--deepspeed: {name} does not exist")
     given.deepspeed = None
 
 

@@ -121,7 +121,8 @@ def test_deepspeed_is_left_out_where_nothing_is_started(parse, tmp_path):
     common = COMMON.format(data=tmp_path / "d.json", images=tmp_path, out=tmp_path / "out")
     words = [*shlex.split(common), "--model_name_or_path", "m"]
     (tmp_path / "zero.json").write_text("no JSON: it is not read")
-    for flag in (["--deepspeed", str(tmp_path / "zero.json")], [f"--deepspeed={tmp_path / 'zero.json'}"]):
+    file = str(tmp_path / "zero.json")
+    for flag in (["--deepspeed", file], [f"--deepspeed={file}"], ["--deepspeed", '{"zero_optimization": {}}']):
         *_, training = parse_arguments([*words, *flag], start=False)
         assert training.deepspeed is None
     with pytest.raises(UsageError, match=r"--deepspeed: .*lost.json does not exist"):

@@ -117,18 +117,14 @@ def _parse(experiment: Experiment, layout: Layout, stage: Stage) -> Parsed:
     from llava.train.arguments import parse_arguments
     from llava.train.tasks import resolve_tasks
 
-    deepspeed = training_arguments(experiment, stage).get("deepspeed")
-    if isinstance(deepspeed, str) and not Path(deepspeed).is_file():
-        raise ExperimentError(f"{experiment.source}: training.deepspeed: {deepspeed} does not exist")
     whole = ModelJob("check", stage, "EW", tuple((task, "whole") for task in experiment.tasks))
     listing = {
         "models": {"check": {"files": {name: _there(task.train) for name, task in experiment.tasks.items()}}},
         "tasks": {},
     }
     words = train_arguments(experiment, layout, whole, listing, Launch())
-    words = _without(words, "--deepspeed")  # starts its machinery when it is parsed
     try:
-        model, data, training = parse_arguments(words)
+        model, data, training = parse_arguments(words, start=False)
         resolve_tasks(data, training)
     except ValueError as error:
         place = f"{experiment.source}: training settings ({stage}): "
@@ -154,13 +150,6 @@ def _at_its_line(experiment: Experiment, stage: Stage, error: ValueError) -> Val
     document = read(experiment.source)
     place = next((one for one in (("overrides", stage, name), ("training", name)) if one in document.lines), None)
     return document.error(place or ("training", name), text if place else f"{text} ({name} is not given: the default)")
-
-
-def _without(words: list[str], flag: str) -> list[str]:
-    if flag not in words:
-        return words
-    place = words.index(flag)
-    return words[:place] + words[place + 2 :]
 
 
 def _check_model(experiment: Experiment, stage: Stage, parsed: Parsed) -> Source:
