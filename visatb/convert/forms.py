@@ -17,8 +17,7 @@ from typing import Any
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.data.errors import DataError
-
-Record = dict[str, Any]
+from llava.data.records import Record
 
 _TO_ROLE = {"human": "user", "gpt": "assistant"}
 _FROM_ROLE = {"user": "human", "human": "human", "assistant": "gpt", "gpt": "gpt"}

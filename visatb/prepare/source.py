@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.disk import move_into_place
+from llava.data.records import Record
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 MARKER = "prepared.json"
-
-Record = dict[str, Any]
 
 
 class PrepareError(ValueError):
