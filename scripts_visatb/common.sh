@@ -11,7 +11,9 @@
 #   NUM_GPUS          processes per node (default: the visible GPUs; 0: one process on the CPU)
 #   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   several nodes: run the script on each; under SLURM they are known
 #   LAUNCHER          torchrun (default; exit code 2: bad input, 143: stopped by SIGTERM) or deepspeed (several nodes then need HOSTFILE, and one start)
-#   DEEPSPEED         zero2, zero3, zero3_offload, none, or a configuration file
+#   DEEPSPEED         zero2, zero3, none, or a configuration file
+#   GLOBAL_BATCH      samples of an optimizer step (default: the script's, 128 or 256); any number of processes will do
+#   MICRO_BATCH       most samples that a GPU takes at once (default: 16); accumulation makes up the rest
 #   LORA=1            LoRA with LLaVA-v1.5's LoRA settings
 #   PYTHON            interpreter (default: python)
 #   EXTRA_ARGS        further flags, quoted as in a shell; the last of two equal flags wins
@@ -45,6 +47,18 @@ visible_gpus() {
   else
     echo 0
   fi
+}
+
+first_gpus() { # first_gpus N: the first N of the GPUs that this script may use, as 4,5,6
+  if [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then
+    cut -d, -f"1-$1" <<<"$CUDA_VISIBLE_DEVICES"
+  else
+    seq -s, 0 $(($1 - 1))
+  fi
+}
+
+free_port() { # a TCP port that nothing listens on, so that two runs on one machine do not meet
+  "${PYTHON:-python}" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
 }
 
 cpu_threads() { # threads of a CPU process: more than the cores wait for one another; a core is left for the data
@@ -97,11 +111,20 @@ words_or_file() { # words_or_file TEXT: TEXT itself if it is a file, else its wo
   if [[ -f "$1" ]]; then printf '%s\n' "$1"; else words "$1"; fi
 }
 
-accumulation() { # accumulation BATCH: micro-batch per process and accumulation steps that make a batch of BATCH
-  local batch="$1" world=$((NPROC * NNODES)) micro=16
-  ((batch % world == 0)) || fail "$world processes do not divide the batch of $batch: set the batch in EXTRA_ARGS"
-  while ((batch / world % micro != 0)); do micro=$((micro / 2)); done
-  args+=(--per_device_train_batch_size "$micro" --gradient_accumulation_steps "$((batch / world / micro))")
+whole_number() { # whole_number NAME: the variable's value must be a positive whole number
+  [[ "${!1}" =~ ^[1-9][0-9]*$ ]] || fail "$1 must be a positive whole number, not ${!1}"
+}
+
+accumulation() { # accumulation BATCH: fewest accumulation steps, then the smallest micro-batch, that hold the batch
+  GLOBAL_BATCH="${GLOBAL_BATCH:-$1}" MICRO_BATCH="${MICRO_BATCH:-16}"
+  whole_number GLOBAL_BATCH
+  whole_number MICRO_BATCH
+  local world=$((NPROC * NNODES)) steps micro
+  steps=$(((GLOBAL_BATCH + world * MICRO_BATCH - 1) / (world * MICRO_BATCH)))
+  micro=$(((GLOBAL_BATCH + world * steps - 1) / (world * steps)))
+  args+=(--per_device_train_batch_size "$micro" --gradient_accumulation_steps "$steps")
+  # Where the processes do not divide the batch, blanks that count nothing fill each step up.
+  ((world * steps * micro == GLOBAL_BATCH)) || args+=(--global_batch_size "$GLOBAL_BATCH")
 }
 
 # The settings of LLaVA-v1.5, which the paper trains with.
@@ -168,13 +191,16 @@ launcher() { # set `command` to what starts NPROC processes on this node
       command+=(--module llava.train.train)
       ;;
     deepspeed)
-      command=("$python" -m deepspeed.launcher.runner --num_gpus "$NPROC")
+      command=("$python" -m deepspeed.launcher.runner)
       if ((NNODES > 1)); then
         require HOSTFILE
-        command+=(--num_nodes "$NNODES" --hostfile "$HOSTFILE")
+        command+=(--num_gpus "$NPROC" --num_nodes "$NNODES" --hostfile "$HOSTFILE")
         [[ -z "${MASTER_ADDR:-}" ]] || command+=(--master_addr "$MASTER_ADDR")
+        command+=(--master_port "${MASTER_PORT:-29500}")
+      else # with --num_gpus it would take the first GPUs of the machine, whatever CUDA_VISIBLE_DEVICES says
+        command+=(--include "localhost:$(first_gpus "$NPROC")" --master_port "${MASTER_PORT:-$(free_port)}")
       fi
-      command+=(--master_port "${MASTER_PORT:-29500}" --module llava.train.train)
+      command+=(--module llava.train.train)
       ;;
     *) fail "LAUNCHER must be torchrun or deepspeed: $LAUNCHER" ;;
   esac
@@ -203,7 +229,7 @@ launch() { # launch SCRIPT: start training with `args` and EXTRA_ARGS
     through_slurm "$1"
   else
     # Saving a large checkpoint on SIGTERM takes longer than torchrun's 30 seconds of patience.
-    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-900}"
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-1800}"
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
     supervise "${command[@]}"
   fi

@@ -7,7 +7,7 @@
 #           VISATB_WEIGHTS: EW over the tasks of the data, or over TASK_NAMES. Other variables: the head of common.sh.
 # Cost:     visatb plan counts the steps; LLaVA-v1.5-7B takes about 10 hours on 8 A100 (40 GB) for 665k samples.
 # Result:   OUTPUT_DIR holds the model, its processor, trainer_state.json and run_card.json.
-#SBATCH --ntasks-per-node=1 --requeue --open-mode=append --signal=B:TERM@300
+#SBATCH --ntasks-per-node=1 --cpus-per-task=64 --requeue --open-mode=append --signal=B:TERM@1800
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 [[ -f "$here/common.sh" ]] || here="$SLURM_SUBMIT_DIR/scripts_visatb" # sbatch runs a copy: submit from the repository

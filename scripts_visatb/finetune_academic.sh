@@ -7,7 +7,7 @@
 # Cost:     LLaVA-v1.5 reports about 10 hours on 8 A100 (40 GB) for 665k samples of this kind.
 # Result:   OUTPUT_DIR holds the model, its processor, trainer_state.json and run_card.json. Paper, Table 3:
 #           ΔI 11.29% and ΔE 0.15% with VisATB, 8.75% and 0.10% with EW.
-#SBATCH --ntasks-per-node=1 --requeue --open-mode=append --signal=B:TERM@300
+#SBATCH --ntasks-per-node=1 --cpus-per-task=64 --requeue --open-mode=append --signal=B:TERM@1800
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 [[ -f "$here/common.sh" ]] || here="$SLURM_SUBMIT_DIR/scripts_visatb" # sbatch runs a copy: submit from the repository

@@ -5,7 +5,7 @@
 #           VISATB_WEIGHTS=weights.json bash scripts_visatb/finetune_academic_13b.sh
 # Cost:     LLaVA-v1.5 reports about 20 hours on 8 A100 (80 GB) for 665k samples of this kind.
 # Result:   as finetune_academic.sh. Paper, Table 6: ΔI 6.89% and ΔE 0.29% with VisATB, 4.55% and 0.66% with EW.
-#SBATCH --ntasks-per-node=1 --requeue --open-mode=append --signal=B:TERM@300
+#SBATCH --ntasks-per-node=1 --cpus-per-task=64 --requeue --open-mode=append --signal=B:TERM@1800
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 [[ -f "$here/common.sh" ]] || here="$SLURM_SUBMIT_DIR/scripts_visatb" # sbatch runs a copy: submit from the repository

@@ -5,7 +5,7 @@
 #           VISATB_WEIGHTS=weights.json bash scripts_visatb/finetune_chat.sh
 # Cost:     about 475k samples in three epochs; by LLaVA-v1.5's rate some 7 hours on 8 A100.
 # Result:   as finetune_academic.sh.
-#SBATCH --ntasks-per-node=1 --requeue --open-mode=append --signal=B:TERM@300
+#SBATCH --ntasks-per-node=1 --cpus-per-task=64 --requeue --open-mode=append --signal=B:TERM@1800
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 [[ -f "$here/common.sh" ]] || here="$SLURM_SUBMIT_DIR/scripts_visatb" # sbatch runs a copy: submit from the repository

@@ -6,7 +6,7 @@
 #           VISATB_WEIGHTS: a weight per group in a weights file, or 17 numbers, equal within a group.
 # Cost:     1.2 million samples; by LLaVA-v1.5's rate some 18 hours on 8 A100.
 # Result:   as finetune_academic.sh. Paper, Table 1: ΔI 4.52% and ΔE 0.39% with VisATB, 3.51% and 0.49% with EW.
-#SBATCH --ntasks-per-node=1 --requeue --open-mode=append --signal=B:TERM@300
+#SBATCH --ntasks-per-node=1 --cpus-per-task=64 --requeue --open-mode=append --signal=B:TERM@1800
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 [[ -f "$here/common.sh" ]] || here="$SLURM_SUBMIT_DIR/scripts_visatb" # sbatch runs a copy: submit from the repository

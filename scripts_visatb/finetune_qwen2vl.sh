@@ -6,7 +6,7 @@
 #           BASE_MODEL_PATH may name any Qwen2-VL or Qwen2.5-VL model.
 # Cost:     not measured.
 # Result:   as finetune_academic.sh. Paper, Table 6: ΔI -1.32% and ΔE 3.70% with VisATB, -2.68% and 4.08% with EW.
-#SBATCH --ntasks-per-node=1 --requeue --open-mode=append --signal=B:TERM@300
+#SBATCH --ntasks-per-node=1 --cpus-per-task=64 --requeue --open-mode=append --signal=B:TERM@1800
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 [[ -f "$here/common.sh" ]] || here="$SLURM_SUBMIT_DIR/scripts_visatb" # sbatch runs a copy: submit from the repository

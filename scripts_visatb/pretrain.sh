@@ -6,7 +6,7 @@
 #           13B: BASE_MODEL_PATH=lmsys/vicuna-13b-v1.5 VISION_TOWER=openai/clip-vit-large-patch14-336
 # Cost:     LLaVA-v1.5 reports about 3.5 hours (7B) and 5.5 hours (13B) on 8 A100 for these 558k samples.
 # Result:   OUTPUT_DIR/mm_projector.bin, which the fine-tuning scripts take as MM_PROJECTOR.
-#SBATCH --ntasks-per-node=1 --requeue --open-mode=append --signal=B:TERM@300
+#SBATCH --ntasks-per-node=1 --cpus-per-task=64 --requeue --open-mode=append --signal=B:TERM@1800
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 [[ -f "$here/common.sh" ]] || here="$SLURM_SUBMIT_DIR/scripts_visatb" # sbatch runs a copy: submit from the repository

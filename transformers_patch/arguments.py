@@ -30,6 +30,13 @@ class VitwTrainingArguments(TrainingArguments):
     dwa_window: int = field(default=25, metadata={"help": "DWA: observations of a task per window."})
     dwa_temperature: float = field(default=2.0, metadata={"help": "DWA: softmax temperature."})
     igb_window: int = field(default=100, metadata={"help": "IGB: the base loss is taken over optimizer steps w to 2w."})
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Samples of an optimizer step, where processes × accumulation × micro-batch give more than is "
+            "wanted: blanks that count nothing fill each step up (default: all of them are samples)."
+        },
+    )
     loss_impl: str = field(
         default="auto",
         metadata={
@@ -58,6 +65,26 @@ class VitwTrainingArguments(TrainingArguments):
             raise ValueError("label_smoothing_factor is not part of the weighted loss: leave it at 0")
         # The Trainer's batches, their order and their padding are its own (exact last step, exact resume).
         self.remove_unused_columns = False
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of an optimizer step, over all processes and accumulation steps.
+
+        Raises:
+            ValueError: a `global_batch_size` that needs another number of accumulation steps.
+        """
+        at_once = self.train_batch_size * self.world_size
+        places = at_once * self.gradient_accumulation_steps
+        wanted = self.global_batch_size
+        if wanted is None:
+            return places
+        if wanted < 1 or -(-wanted // at_once) != self.gradient_accumulation_steps:
+            raise ValueError(
+                f"global_batch_size {wanted} does not fit {self.world_size} processes × micro-batch "
+                f"{self.train_batch_size}: that takes gradient_accumulation_steps {max(1, -(-wanted // at_once))}, "
+                f"not {self.gradient_accumulation_steps}"
+            )
+        return wanted
 
     def make_weighter(self, num_tasks: int, weights: Sequence[float] | None = None) -> Weighter:
         """Return the weighter of `weight_method` for `num_tasks` weighting units (tasks, or groups of tasks).

@@ -51,26 +51,36 @@ class EpochBatchSampler(Sampler[list[int]]):
     """Batches of `batch_size` indices in the order of the epoch, filled up with blanks to a multiple of `num_ranks`.
 
     Rank r of R takes batches r, r + R, … (the data loader's sharding), so the samples of an optimizer step are the
-    same for 1 rank × accumulation 4 and 2 ranks × accumulation 2.
+    same for 1 rank × accumulation 4 and 2 ranks × accumulation 2. With `step_size` G every step has G samples of its
+    own, and is filled up by itself: 6 ranks × 2 batches of 11 take 128 samples and 4 blanks.
     """
 
-    def __init__(self, order: EpochOrder, num_samples: int, batch_size: int, num_ranks: int) -> None:
+    def __init__(
+        self, order: EpochOrder, num_samples: int, batch_size: int, num_ranks: int, step_size: int | None = None
+    ) -> None:
         self.order = order
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.num_ranks = num_ranks
+        self.step_size = step_size or num_samples
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        batches = -(-self.num_samples // self.batch_size)
-        return -(-batches // self.num_ranks) * self.num_ranks
+        whole, rest = divmod(self.num_samples, max(1, self.step_size))
+        return whole * self._batches_of(self.step_size) + self._batches_of(rest)
+
+    def _batches_of(self, samples: int) -> int:
+        """The batches, over all ranks, that hold so many samples."""
+        return -(-samples // (self.batch_size * self.num_ranks)) * self.num_ranks
 
     def __iter__(self) -> Iterator[list[int]]:
         indices = self.order(self.epoch)
-        blanks = len(self) * self.batch_size - len(indices)
-        padded = np.concatenate([indices, self.num_samples + np.arange(blanks)])
-        for start in range(0, len(padded), self.batch_size):
-            yield padded[start : start + self.batch_size].tolist()
+        for first in range(0, len(indices), max(1, self.step_size)):
+            step = indices[first : first + self.step_size]
+            blanks = self._batches_of(len(step)) * self.batch_size - len(step)
+            padded = np.concatenate([step, self.num_samples + np.arange(blanks)])
+            for start in range(0, len(padded), self.batch_size):
+                yield padded[start : start + self.batch_size].tolist()

@@ -115,7 +115,7 @@ class VitwTrainer(Trainer):
             raise ValueError("training needs a train_dataset")
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         order = self.train_order or shuffled(len(dataset), seed)
-        self._train_batches = self._batches(dataset, order, self.args.train_batch_size)
+        self._train_batches = self._batches(dataset, order, self.args.train_batch_size, self.args.samples_per_step)
         return self._loader(dataset, self._train_batches)
 
     def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
@@ -136,8 +136,10 @@ class VitwTrainer(Trainer):
             raise ValueError("evaluation needs an eval_dataset")
         return self._loader(dataset, self._batches(dataset, sequential(len(dataset)), self.args.eval_batch_size))
 
-    def _batches(self, dataset: Any, order: EpochOrder, batch_size: int) -> EpochBatchSampler:
-        return EpochBatchSampler(order, len(dataset), batch_size, self.args.world_size)
+    def _batches(
+        self, dataset: Any, order: EpochOrder, batch_size: int, step_size: int | None = None
+    ) -> EpochBatchSampler:
+        return EpochBatchSampler(order, len(dataset), batch_size, self.args.world_size, step_size)
 
     def _loader(self, dataset: Any, batches: EpochBatchSampler) -> DataLoader:
         args = self.args

@@ -41,7 +41,7 @@ def run_settings(
     """Return what makes two runs the same run; a run goes on in its folder only while this does not change."""
     arguments = with_effect(all_arguments(model, data, training, tasks))
     settings = {name: value for name, value in sorted(arguments.items()) if name not in _OLDER_NAMES}
-    settings["global_batch_size"] = global_batch_size(training)
+    settings["global_batch_size"] = training.samples_per_step
     if data.file_tasks:  # in the order of the data files, wherever these lie
         given = read_mapping(data.file_tasks, "--file_tasks")
         settings["file_tasks"] = [given.get(path, given.get(Path(path).name)) for path in data.data_path]
@@ -51,11 +51,6 @@ def run_settings(
         stage = training.hf_deepspeed_config.config.get("zero_optimization", {}).get("stage", 0)
         settings["deepspeed"] = {"stage": stage, "world_size": training.world_size}
     return settings
-
-
-def global_batch_size(training: TrainingArguments) -> int:
-    """Return the samples of one optimizer step, over all ranks and accumulation steps."""
-    return training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
 
 
 def run_card(arguments: dict[str, Any], settings: dict[str, Any], tasks: TaskTable, **facts: Any) -> dict[str, Any]:

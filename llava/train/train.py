@@ -36,7 +36,7 @@ from llava.train.distributed import is_main, join_deepspeed, run_on_main
 from llava.train.folder import BASE_MODEL, CARD, PREEMPTED, begin, inspect, publish, saving_folder, write_json
 from llava.train.make_base import make_base
 from llava.train.model import adapter_base, add_lora, choose_trainable, keep_masters, load_base, weight_dtype
-from llava.train.run_card import all_arguments, describe_files, global_batch_size, run_card, run_settings
+from llava.train.run_card import all_arguments, describe_files, run_card, run_settings
 from llava.train.source import Source, find_source
 from llava.train.tasks import THE_ONE_TASK, TaskTable, read_mapping, resolve_tasks
 from llava.train.trainer import LlavaTrainer
@@ -125,7 +125,7 @@ def run(model: ModelArguments, data: DataArguments, training: TrainingArguments)
             "data": files,
             "index": train_set.store.summary,
             "samples": len(train_set),
-            "global_batch_size": global_batch_size(training),
+            "global_batch_size": training.samples_per_step,
             "world_size": training.world_size,
             "steps": trainer.state.global_step,
             "metrics": result.metrics,
@@ -213,7 +213,7 @@ def make_trainer(
         keep_masters(wrapped)
     order = None
     if training.group_by_modality_length:
-        batch = global_batch_size(training)
+        batch = training.samples_per_step
         order = ModalityLengthOrder(train_set.lengths, train_set.has_image, batch, training.seed)
     return LlavaTrainer(
         wrapped,

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from deepspeed.launcher.runner import parse_inclusion_exclusion
 
 from llava.train.arguments import parse_arguments
 from llava.train.folder import read_json
@@ -108,12 +109,21 @@ def test_variables_reach_the_command(variables, tmp_path):
 
 
 def test_deepspeed_can_launch_and_its_configurations_are_found(variables):
-    launcher, words = dry_run("finetune_academic.sh", **variables, LAUNCHER="deepspeed", DEEPSPEED="zero3_offload")
-    assert launcher[1:5] == ["-m", "deepspeed.launcher.runner", "--num_gpus", "8"]
-    assert words[words.index("--deepspeed") + 1] == str(SCRIPTS / "zero3_offload.json")
-    assert read_json(SCRIPTS / "zero3_offload.json")["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    launcher, words = dry_run("finetune_academic.sh", **variables, LAUNCHER="deepspeed")
+    assert launcher[1:5] == ["-m", "deepspeed.launcher.runner", "--include", "localhost:0,1,2,3,4,5,6,7"]
+    assert words[words.index("--deepspeed") + 1] == str(SCRIPTS / "zero3.json")
     _, words = dry_run("pretrain.sh", **variables)
     assert words[words.index("--deepspeed") + 1] == str(SCRIPTS / "zero2.json")
+
+
+def test_deepspeed_takes_the_gpus_that_are_visible_and_a_port_of_its_own(variables):
+    """Told a number of GPUs, DeepSpeed takes the first of the machine whatever CUDA_VISIBLE_DEVICES says."""
+    some = variables | {"NUM_GPUS": 2, "CUDA_VISIBLE_DEVICES": "4,5,6", "LAUNCHER": "deepspeed"}
+    launchers = [dry_run("finetune_academic.sh", **some)[0] for _ in range(2)]
+    include = launchers[0][launchers[0].index("--include") + 1]
+    assert parse_inclusion_exclusion({"localhost": 8}, include, "") == {"localhost": [4, 5]}
+    ports = {launcher[launcher.index("--master_port") + 1] for launcher in launchers}
+    assert "29500" not in ports
 
 
 def test_the_first_failures_exit_code_comes_through_without_a_traceback(tmp_path):
@@ -125,11 +135,26 @@ def test_the_first_failures_exit_code_comes_through_without_a_traceback(tmp_path
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4, 32])
-def test_the_global_batch_does_not_depend_on_the_processes(processes, variables):
-    _, words = dry_run("finetune_academic.sh", **variables | {"NUM_GPUS": processes, "DEEPSPEED": "none"})
+@pytest.mark.parametrize(
+    ("processes", "more", "micro", "steps"),
+    [
+        (1, {}, 16, 8),
+        (4, {}, 16, 2),
+        (32, {}, 4, 1),
+        (6, {}, 11, 2),  # 132 places for 128 samples
+        (24, {}, 6, 1),
+        (512, {}, 1, 1),
+        (8, {"GLOBAL_BATCH": 100, "MICRO_BATCH": 4}, 4, 4),
+    ],
+)
+def test_the_global_batch_does_not_depend_on_the_processes(processes, more, micro, steps, variables):
+    settings = variables | more | {"NUM_GPUS": processes, "DEEPSPEED": "none"}
+    _, words = dry_run("finetune_academic.sh", **settings)
     _, _, training = parse_arguments(words)
-    assert processes * training.per_device_train_batch_size * training.gradient_accumulation_steps == 128
+    assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (micro, steps)
+    batch = more.get("GLOBAL_BATCH", 128)
+    given = training.global_batch_size or processes * micro * steps
+    assert given == batch
 
 
 def test_the_cpu_takes_one_process(variables):
@@ -150,7 +175,7 @@ def test_missing_variables_are_named(script, missing, variables):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"NUM_GPUS": 3}, "3 processes do not divide the batch of 128"),
+        ({"GLOBAL_BATCH": "many"}, "GLOBAL_BATCH must be a positive whole number, not many"),
         ({"LAUNCHER": "mpirun"}, "LAUNCHER must be torchrun or deepspeed: mpirun"),
         ({"NNODES": 2}, "set MASTER_ADDR first"),
         ({"NNODES": 2, "LAUNCHER": "deepspeed"}, "set HOSTFILE first"),

@@ -62,13 +62,32 @@ def test_accumulation_equals_one_batch(method, one_batch, tmp_path):
     assert largest_difference(parameters(engine.model), one_batch[method]) < 1e-12
 
 
+@pytest.mark.parametrize(("micro", "accumulation"), [(3, 5), (5, 3), (10, 2)])
+def test_a_batch_that_its_places_do_not_divide_is_the_same_batch(micro, accumulation, tmp_path):
+    """14 samples a step in 15 or 20 places, blanks in the rest; 41 samples end in a step of 13."""
+    uneven = {"samples": 41, "num_train_epochs": 3, "max_steps": -1}
+    split = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": accumulation}
+    engine = run(tmp_path / "split", "DWA", global_batch_size=14, **uneven, **split)
+    whole = run(tmp_path / "whole", "DWA", per_device_train_batch_size=14, **uneven)
+    assert engine.state.global_step == whole.state.global_step == 9
+    assert largest_difference(parameters(engine.model), parameters(whole.model)) < 1e-12
+
+
+def test_a_batch_that_needs_other_accumulation_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="takes gradient_accumulation_steps 4, not 2"):
+        run(tmp_path, "EW", global_batch_size=14, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+
+
 def test_two_processes_equal_one_batch(one_batch, tmp_path):
-    """All six methods, LoRA, and a last uneven step, in one launch of two processes × accumulation 2."""
+    """All six methods, LoRA, and uneven steps, in one launch of two processes × accumulation 2."""
     split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     jobs = [{"output_dir": str(tmp_path / m), "method": m, **split} for m in METHODS]
     jobs.append({"output_dir": str(tmp_path / "lora"), "method": "DWA", "lora": True, **split})
     uneven = {"samples": 41, "num_train_epochs": 3, "max_steps": -1}
     jobs.append({"output_dir": str(tmp_path / "uneven"), "method": "IGB", **uneven, **split})
+    shared = {"global_batch_size": 14, "stop_at": 4}  # 14 samples in 2 × 2 × 4 places
+    jobs += [{"output_dir": str(tmp_path / "shared"), "method": "IGB", **uneven, **split, **shared}]
+    jobs += [{**jobs[-1], "stop_at": None, "resume": True}]
     launch(tmp_path, jobs)
     for method in METHODS:
         assert largest_difference(torch.load(tmp_path / method / "parameters.pt"), one_batch[method]) < 1e-12
@@ -77,6 +96,8 @@ def test_two_processes_equal_one_batch(one_batch, tmp_path):
     last = run(tmp_path / "y", "IGB", per_device_train_batch_size=16, **uneven)
     assert last.state.global_step == 9  # 41 samples: two steps of 16 and one of 9, three times
     assert largest_difference(torch.load(tmp_path / "uneven" / "parameters.pt"), parameters(last.model)) < 1e-12
+    fourteen = run(tmp_path / "z", "IGB", per_device_train_batch_size=14, **uneven)
+    assert largest_difference(torch.load(tmp_path / "shared" / "parameters.pt"), parameters(fourteen.model)) < 1e-12
 
 
 def test_no_sample_of_an_uneven_epoch_is_counted_twice(tmp_path):

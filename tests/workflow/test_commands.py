@@ -122,7 +122,9 @@ def test_batch_that_processes_do_not_divide(tmp_path):
 def test_launchers():
     assert Launch(1).command("m", ["--x"]).words[1:] == ["-m", "m", "--x"]
     assert "--nproc_per_node" in Launch(2).command("m", []).words
-    assert "deepspeed.launcher.runner" in Launch(2, "deepspeed").command("m", []).words
+    words = Launch(2, "deepspeed", ("4", "5")).command("m", []).words
+    assert words[2] == "deepspeed.launcher.runner"
+    assert words[words.index("--include") + 1] == "localhost:4,5"
     assert "deepspeed.launcher.runner" not in Launch(2, "deepspeed").command("inference_visatb", []).words
 
 

@@ -14,7 +14,7 @@ from visatb.workdir.layout import Layout
 from visatb.workdir.state import Steps
 from visatb.workflow import devices
 from visatb.workflow.jobs import Job
-from visatb.workflow.process import Stopper, run
+from visatb.workflow.process import PATIENCE, Stopper, run
 from visatb.workflow.stage_commands import Launch
 from visatb.workflow.warm import TAG
 
@@ -41,7 +41,7 @@ class Context:
         launcher = self.experiment.launcher
         given = len(self.gpus) or (allotted_gpus() if launcher.gpus_per_job else 0)
         processes = given or launcher.processes
-        return Launch(processes, launcher.kind)
+        return Launch(processes, launcher.kind, tuple(self.gpus))
 
     def run(self, module: str, arguments: Sequence[str], launch: Launch | None = None) -> None:
         """Run a command of ours in a process (or several) of its own."""
@@ -65,7 +65,7 @@ class Context:
         if threads is not None:
             changed["OMP_NUM_THREADS"] = str(threads)
         # Saving a large checkpoint on SIGTERM takes longer than torchrun's 30 seconds of patience.
-        return {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300", **os.environ, **changed}
+        return {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{PATIENCE:.0f}", **os.environ, **changed}
 
 
 def allotted_gpus() -> int:

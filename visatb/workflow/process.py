@@ -26,7 +26,7 @@ from visatb.workflow.warm import TAG
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 300.0  # seconds that a command gets to save a checkpoint after SIGTERM
+PATIENCE = 1800.0  # seconds that a command gets to save a checkpoint after SIGTERM: 187 GB for a 13B model
 _POLL = 0.2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,20 +36,31 @@ class Command:
 
 @dataclass(frozen=True)
 class Launch:
-    """How processes are started: how many, and by what where there are several."""
+    """How processes are started: how many, by what where there are several, and on which GPUs of the machine."""
 
     processes: int = 1
     kind: str = "torchrun"
+    gpus: tuple[str, ...] = ()
 
     def command(self, module: str, arguments: Sequence[str]) -> Command:
         """The command that runs a module in all processes."""
         if self.kind == "deepspeed" and module != "inference_visatb":
-            launcher = ["deepspeed.launcher.runner", "--num_gpus", str(self.processes), "--module"]
+            # Told a number alone, it takes the machine's first GPUs, and one port for all of its runs.
+            gpus = ",".join(self.gpus or map(str, range(self.processes)))
+            launcher = ["deepspeed.launcher.runner", "--include", f"localhost:{gpus}"]
+            launcher += ["--master_port", str(_free_port()), "--module"]
         elif self.processes > 1:
             launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(self.processes), "--module"]
         else:
             launcher = []
         return Command(module, arguments, launcher)
+
+
+def _free_port() -> int:
+    """A TCP port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def model_arguments(experiment: Experiment) -> list[str]:
