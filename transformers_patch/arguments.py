@@ -68,23 +68,20 @@ class VitwTrainingArguments(TrainingArguments):
 
     @property
     def samples_per_step(self) -> int:
-        """Samples of an optimizer step, over all processes and accumulation steps.
+        """Samples of an optimizer step, over all processes and accumulation steps."""
+        places = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+        return places if self.global_batch_size is None else self.global_batch_size
 
-        Raises:
-            ValueError: a `global_batch_size` that needs another number of accumulation steps.
-        """
+    def check_batch(self) -> None:
+        """ValueError where `global_batch_size` needs another number of accumulation steps on these processes."""
         at_once = self.train_batch_size * self.world_size
-        places = at_once * self.gradient_accumulation_steps
-        wanted = self.global_batch_size
-        if wanted is None:
-            return places
-        if wanted < 1 or -(-wanted // at_once) != self.gradient_accumulation_steps:
+        needed = max(1, -(-self.samples_per_step // at_once))
+        if self.samples_per_step < 1 or needed != self.gradient_accumulation_steps:
             raise ValueError(
-                f"global_batch_size {wanted} does not fit {self.world_size} processes × micro-batch "
-                f"{self.train_batch_size}: that takes gradient_accumulation_steps {max(1, -(-wanted // at_once))}, "
+                f"global_batch_size {self.samples_per_step} does not fit {self.world_size} processes × micro-batch "
+                f"{self.train_batch_size}: that takes gradient_accumulation_steps {needed}, "
                 f"not {self.gradient_accumulation_steps}"
             )
-        return wanted
 
     def make_weighter(self, num_tasks: int, weights: Sequence[float] | None = None) -> Weighter:
         """Return the weighter of `weight_method` for `num_tasks` weighting units (tasks, or groups of tasks).

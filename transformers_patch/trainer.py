@@ -113,6 +113,7 @@ class VitwTrainer(Trainer):
         dataset: Any = self.train_dataset
         if dataset is None:
             raise ValueError("training needs a train_dataset")
+        self.args.check_batch()
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         order = self.train_order or shuffled(len(dataset), seed)
         self._train_batches = self._batches(dataset, order, self.args.train_batch_size, self.args.samples_per_step)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import importlib
 import os
+import time
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch.distributed as dist
@@ -61,6 +63,18 @@ def run_on_main(function: Callable[[], T]) -> T:
     if failure is not None:
         raise RuntimeError(f"rank 0 failed: {failure}")
     return cast(T, result)
+
+
+def all_see(file: Path, patience: float = 60.0) -> bool:
+    """Whether every rank sees a file that rank 0 has written; asked again for `patience` seconds (file systems lag)."""
+    end = time.monotonic() + patience
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.5)
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return file.exists()
+    seen: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(seen, file.exists(), group=_waiting_group())
+    return all(seen)
 
 
 @lru_cache(maxsize=1)

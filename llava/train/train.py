@@ -32,8 +32,18 @@ from llava.model.projector import projector_type_of
 from llava.model.projector_file import PROJECTOR_FILE, write_projector
 from llava.model.shards import read_shard, weight_files
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, UsageError, parse_arguments
-from llava.train.distributed import is_main, join_deepspeed, run_on_main
-from llava.train.folder import BASE_MODEL, CARD, PREEMPTED, begin, inspect, publish, saving_folder, write_json
+from llava.train.distributed import all_see, is_main, join_deepspeed, run_on_main
+from llava.train.folder import (
+    BASE_MODEL,
+    CARD,
+    PREEMPTED,
+    SETTINGS,
+    begin,
+    inspect,
+    publish,
+    saving_folder,
+    write_json,
+)
 from llava.train.make_base import make_base
 from llava.train.model import adapter_base, add_lora, choose_trainable, keep_masters, load_base, weight_dtype
 from llava.train.run_card import all_arguments, describe_files, run_card, run_settings
@@ -100,6 +110,7 @@ def run(model: ModelArguments, data: DataArguments, training: TrainingArguments)
         DivergedError: the loss, its gradient or the weights are not finite; no finished model is left.
     """
     tasks = resolve_tasks(data, training)
+    _check_processes(training)
     folder = Path(training.output_dir or "")
     files = run_on_main(lambda: describe_files(data.data_path))
     settings = run_settings(model, data, training, tasks, files)
@@ -113,6 +124,10 @@ def run(model: ModelArguments, data: DataArguments, training: TrainingArguments)
     tasks = tasks.named_as(train_set.task_names, data.num_tasks)
     eval_set = load_data(data.eval_data_path, source, tasks, data, training) if data.eval_data_path else None
     run_on_main(lambda: begin(folder, settings, state))
+    if not all_see(folder / SETTINGS):
+        raise UsageError(
+            f"--output_dir {folder} is not the same folder on all nodes: name one on a disk that they share"
+        )
 
     try:
         trainer = make_trainer(model, data, training, source, tasks, train_set, eval_set)
@@ -142,6 +157,19 @@ def run(model: ModelArguments, data: DataArguments, training: TrainingArguments)
         if is_main():
             (folder / PREEMPTED).touch()
         raise
+
+
+def _check_processes(training: TrainingArguments) -> None:
+    """Refuse what only the started processes can tell; UsageError."""
+    if training.n_gpu > 1:
+        raise UsageError(
+            f"{training.n_gpu} GPUs are visible to one process: start one for each "
+            f"(torchrun --nproc_per_node {training.n_gpu} --module llava.train.train …), or set CUDA_VISIBLE_DEVICES"
+        )
+    try:
+        training.check_batch()
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
 
 
 def load_data(
