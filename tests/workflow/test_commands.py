@@ -15,7 +15,7 @@ from visatb.experiment.read import load_experiment
 from visatb.experiment.training import batch_split
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workdir.layout import Layout
-from visatb.workdir.subsets import read_listing, write_subsets
+from visatb.workdir.subsets import Subsets, write_subsets
 from visatb.workflow import devices, engine, keys
 from visatb.workflow.process import StoppedError
 from visatb.workflow.stage_commands import Launch, answer_arguments, train_arguments, weighting_arguments
@@ -33,13 +33,13 @@ def prepared(tmp_path):
     write_subsets(experiment, layout)
     weights = {"a": 0.5, "b": 0.5, "c": 1.5, "chat": 2.0}
     layout.weights.write_text(json.dumps({"tasks": list(weights), "weights": weights}))
-    return experiment, layout, read_listing(layout)
+    return experiment, layout, Subsets.read(layout)
 
 
 def test_train_commands_parse_and_say_what_is_meant(prepared):
-    experiment, layout, listing = prepared
+    experiment, layout, subsets = prepared
     for model in models(experiment):
-        words = train_arguments(experiment, layout, model, listing, Launch(4))
+        words = train_arguments(experiment, layout, model, subsets, Launch(4))
         base, data, training = parse_arguments(words)
         table = resolve_tasks(data, training)
         assert base.model_name_or_path == "somewhere/7b"
@@ -60,10 +60,10 @@ def test_answer_and_weighting_commands_parse(prepared):
     import inference_visatb
     import weighting_visatb
 
-    experiment, layout, listing = prepared
+    experiment, layout, subsets = prepared
     model = next(model for model in models(experiment) if model.name == "plus_mini:g")
     arguments = inference_visatb.parser().parse_args(
-        answer_arguments(experiment, layout, model, "val", listing, "checkpoint")
+        answer_arguments(experiment, layout, model, "val", subsets, "checkpoint")
     )
     assert [Path(file).name for file in arguments.question_file] == [f"{task}_val-12.json" for task in "abc"]
     assert arguments.model_name == "plus_mini:g"
@@ -96,10 +96,10 @@ def test_training_settings_of_the_examples_parse(name, tmp_path):
     )
     layout = Layout(tmp_path / "work")
     write_subsets(experiment, layout)
-    listing = read_listing(layout)
+    subsets = Subsets.read(layout)
     for model in models(experiment):
         if model.method == "EW":
-            parse_arguments(train_arguments(experiment, layout, model, listing, Launch(8)))
+            parse_arguments(train_arguments(experiment, layout, model, subsets, Launch(8)))
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ def test_standard_form(tmp_path):
     assert dict(found["mini"].data) == {"a": "mini", "b": "mini", "c": "mini"}
     assert dict(found["plus_mini:b"].data) == {"a": "mini", "b": "large", "c": "mini"}
     assert dict(found["EW"].data) == {"a": "whole", "b": "whole", "c": "whole"}
-    assert found["plus_mini:b"].val == ("a", "b", "c")
-    assert found["plus_mini:b"].test == ()
-    assert found["EW"].test == ("a", "b", "c")
-    assert found["EW"].val == ()
+    assert found["plus_mini:b"].asked["val"] == ("a", "b", "c")
+    assert found["plus_mini:b"].asked["test"] == ()
+    assert found["EW"].asked["test"] == ("a", "b", "c")
+    assert found["EW"].asked["val"] == ()
 
 
 def test_precise_difficulty_adds_single_runs(tmp_path):
@@ -36,15 +36,15 @@ def test_precise_difficulty_adds_single_runs(tmp_path):
     assert extra == [f"{kind}:{task}" for task in "abc" for kind in ("single", "single_mini")]
     assert found["single:b"].data == (("b", "large"),)
     assert found["single_mini:b"].data == (("b", "mini"),)
-    assert found["single:b"].val == found["single_mini:b"].val == ("b",)
+    assert found["single:b"].asked["val"] == found["single_mini:b"].asked["val"] == ("b",)
 
 
 def test_simple_form(tmp_path):
     found = by_name(of(tmp_path, weighting={"form": "simple"}, methods=[]))
     assert list(found) == ["base"] + [f"{kind}:{task}" for task in "abc" for kind in ("single", "single_mini")]
     assert found["base"].data == ()
-    assert found["single:b"].val == ("a", "b", "c")
-    assert found["single_mini:b"].val == ("b",)
+    assert found["single:b"].asked["val"] == ("a", "b", "c")
+    assert found["single_mini:b"].asked["val"] == ("b",)
 
 
 def test_groups_are_units_but_stl_is_by_task(tmp_path):
@@ -61,7 +61,7 @@ def test_fixed_task_has_no_proxy_no_questions_and_no_stl(tmp_path):
     assert list(found) == ["mini", "plus_mini:a", "plus_mini:b", "EW", "STL:a", "STL:b"]
     assert dict(found["plus_mini:a"].data) == {"a": "large", "chat": "mini", "b": "mini"}
     assert dict(found["EW"].data) == {"a": "whole", "chat": "whole", "b": "whole"}
-    assert found["mini"].val == ("a", "b")
+    assert found["mini"].asked["val"] == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_stl_reuses_a_run_that_is_the_same(tmp_path, settings, reused):
     found = by_name(experiment)
     assert stl_model(experiment, "a") == ("single:a" if reused else "STL:a")
     assert ("STL:a" in found) is not reused
-    assert found[stl_model(experiment, "a")].test == ("a",)
+    assert found[stl_model(experiment, "a")].asked["test"] == ("a",)
 
 
 def test_order_of_jobs(tmp_path):

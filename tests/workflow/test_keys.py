@@ -17,6 +17,7 @@ from tests.workflow.world import write_experiment
 from visatb.experiment.read import load_experiment
 from visatb.experiment.schema import Experiment
 from visatb.workdir.layout import Layout
+from visatb.workdir.state import noted_keys
 from visatb.workflow.keys import compute
 
 Content = dict[str, Any]
@@ -152,7 +153,8 @@ def experiment_file(folder: Path, *more: str) -> Path:
 def steps_of(path: Path) -> dict[str, str]:
     """Step → key, a model's steps as "<model> <step>"."""
     keys = compute(load_experiment(path), Layout(path.parent / "work"))
-    return {name if name == job else f"{job} {name}": key for job, steps in keys.items() for name, key in steps.items()}
+    noted = [(job, name, key) for job, steps in keys.items() for name, key in noted_keys(steps).items()]
+    return {name if name == job else f"{job} {name}": key for job, name, key in noted}
 
 
 def after(path: Path, change: Callable[[Content, Path], None]) -> dict[str, str]:

@@ -6,14 +6,22 @@ form: the base model, single and single_mini of each unit. Then each method's mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from visatb.experiment.names import Split
 from visatb.experiment.schema import Experiment
 from visatb.experiment.training import training_arguments
 
 Size = Literal["mini", "large", "whole"]
 Stage = Literal["proxies", "finals", "stl", "base"]
+Asked = Mapping[Split, tuple[str, ...]]
+
+
+def asked(val: Iterable[str] = (), test: Iterable[str] = ()) -> Asked:
+    """The tasks whose questions are asked, by split."""
+    return {"val": tuple(val), "test": tuple(test)}
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class ModelJob:
         stage: which overrides of the training arguments apply; `base` is not trained at all.
         method: the weighting method it is trained with.
         data: (task, size) of each part of its training data, in the order of the tasks.
-        val, test: tasks whose questions it answers.
+        asked: the tasks whose questions it answers, by split.
         equal_steps: trained for as many optimizer steps as the final runs take.
         represents: tells how it represents each task, for `groups: auto`.
     """
@@ -33,8 +41,7 @@ class ModelJob:
     stage: Stage
     method: str
     data: tuple[tuple[str, Size], ...]
-    val: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
+    asked: Asked = field(default_factory=asked)
     equal_steps: bool = False
     represents: bool = False
 
@@ -53,7 +60,7 @@ def proxies(experiment: Experiment) -> list[ModelJob]:
     Of `groups: auto` only the mini model, until the groups are known.
     """
     form, units = experiment.weighting.form, experiment.units
-    everything = tuple(experiment.balanced)
+    everything = asked(val=experiment.balanced)
     models = []
     if experiment.grouping:
         return [ModelJob("mini", "proxies", "EW", _mixed(experiment, ()), everything, represents=True)]
@@ -67,9 +74,10 @@ def proxies(experiment: Experiment) -> list[ModelJob]:
         ]
     if form == "simple" or experiment.weighting.difficulty == "precise":
         for unit, tasks in units.items():
-            asked = everything if form == "simple" else tuple(tasks)
-            models.append(ModelJob(f"single:{unit}", "proxies", "EW", _only(tasks, "large"), asked))
-            models.append(ModelJob(f"single_mini:{unit}", "proxies", "EW", _only(tasks, "mini"), tuple(tasks)))
+            own = asked(val=tasks)
+            of_single = everything if form == "simple" else own
+            models.append(ModelJob(f"single:{unit}", "proxies", "EW", _only(tasks, "large"), of_single))
+            models.append(ModelJob(f"single_mini:{unit}", "proxies", "EW", _only(tasks, "mini"), own))
     return models
 
 
@@ -90,21 +98,21 @@ def models(experiment: Experiment) -> list[ModelJob]:
     """All models of an experiment: proxies first, then the methods' in their order, STL's last."""
     if experiment.grouping:
         return proxies(experiment)
-    tested = tuple(task for task in experiment.balanced if experiment.tasks[task].test)
+    tested = [task for task in experiment.balanced if experiment.tasks[task].test]
     found = {model.name: model for model in proxies(experiment)}
     whole = _only(experiment.tasks, "whole")
     for method in experiment.methods:
         if method in TOGETHER:
-            found[method] = ModelJob(method, "finals", method, whole, test=tested)
+            found[method] = ModelJob(method, "finals", method, whole, asked(test=tested))
     if "STL" in experiment.methods:
         for task in experiment.balanced:
             name = stl_model(experiment, task)
-            asked = (task,) if task in tested else ()
+            own = [task] if task in tested else []
             if name in found:
-                found[name] = replace(found[name], test=asked)
-            elif experiment.tasks[task].score is None or asked:
+                found[name] = replace(found[name], asked=asked(found[name].asked["val"], own))
+            elif experiment.tasks[task].score is None or own:
                 equal = experiment.stl_steps == "equal"
-                found[name] = ModelJob(name, "stl", "EW", _only([task], "whole"), test=asked, equal_steps=equal)
+                found[name] = ModelJob(name, "stl", "EW", _only([task], "whole"), asked(test=own), equal_steps=equal)
     return list(found.values())
 
 

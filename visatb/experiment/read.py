@@ -17,7 +17,17 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from visatb.experiment.names import safe
-from visatb.experiment.schema import Alpha, Argument, Experiment, Generation, Launcher, Model, Subsets, Task, Weighting
+from visatb.experiment.schema import (
+    Alpha,
+    Argument,
+    Experiment,
+    Generation,
+    Launcher,
+    Model,
+    SubsetRates,
+    Task,
+    Weighting,
+)
 from visatb.experiment.training import TRAINING_DEFAULTS
 from visatb.experiment.yaml_lines import Document, ExperimentError, Place, read
 
@@ -108,7 +118,7 @@ def _known_names(place: Place) -> list[str]:
     parts: dict[Place, type[BaseModel]] = {
         (): Experiment,
         ("model",): Model,
-        ("subsets",): Subsets,
+        ("subsets",): SubsetRates,
         ("weighting",): Weighting,
         ("weighting", "alpha"): Alpha,
         ("generation",): Generation,
@@ -247,7 +257,9 @@ def _resolved(experiment: Experiment, folder: Path, data_folder: str) -> Experim
         name: task.model_copy(
             update={
                 "train": [absolute(file) for file in task.train],
-                **{key: absolute(getattr(task, key)) for key in ("val", "test", "score")},
+                "val": absolute(task.val),
+                "test": absolute(task.test),
+                "score": absolute(task.score),
             }
         )
         for name, task in experiment.tasks.items()

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from visatb.experiment.names import Split
+
 
 def _rate(value: Any) -> Any:
     if isinstance(value, str):
@@ -68,8 +70,13 @@ class Task(_Part):
     weight: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     score: str | None = None
 
+    @property
+    def questions(self) -> dict[Split, str | None]:
+        """The file of each split's questions, None where there is none."""
+        return {"val": self.val, "test": self.test}
 
-class Subsets(_Part):
+
+class SubsetRates(_Part):
     """Sampling rates, both of a task's whole training data; the mini subset lies in the large one."""
 
     large: Rate = 1.0
@@ -126,7 +133,7 @@ class Experiment(_Part):
     tasks: dict[str, Task] = Field(min_length=1)
     grouping: Literal["auto"] | Annotated[int, Field(ge=2)] | None = Field(default=None, alias="groups")
     image_folder: str | None = None
-    subsets: Subsets = Subsets()
+    subsets: SubsetRates = SubsetRates()
     weighting: Weighting = Weighting()
     methods: list[Literal["VisATB", "EW", "TLA", "RLW", "DWA", "IGB", "STL"]] = ["EW", "VisATB"]
     stl_steps: Literal["epoch", "equal"] = "epoch"

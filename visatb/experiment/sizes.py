@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from visatb.experiment.schema import Experiment, Subsets, round_to_count
+from visatb.experiment.schema import Experiment, SubsetRates, round_to_count
 from visatb.experiment.training import ENOUGH_STEPS, LARGE_SAMPLES, MINI_SAMPLES, TRAINING_DEFAULTS
 
 # From the paper's, which comes first, to the furthest that still serves: a mini model of more than a quarter of the
 # data costs as much as a large one, and a step of fewer than 8 samples is mostly noise.
-_MINI_RATES = tuple(Fraction(1, part) for part in (round(1 / Subsets().mini), 16, 8, 4))
+_MINI_RATES = tuple(Fraction(1, part) for part in (round(1 / SubsetRates().mini), 16, 8, 4))
 _BATCHES = (Experiment.model_fields["global_batch_size"].default, 64, 32, 16, 8)
 _LARGE_RATES = (Fraction(1, 4), Fraction(1, 2))  # else the whole
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from visatb.experiment.names import safe
 
-SPLITS = ("val", "test")
-
 
 @dataclass(frozen=True)
 class Layout:

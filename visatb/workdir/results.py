@@ -17,6 +17,7 @@ from visatb.experiment.models import models, stl_model
 from visatb.experiment.schema import Experiment
 from visatb.workdir.layout import Layout
 from visatb.workdir.state import Steps, read_object
+from visatb.workdir.subsets import Subsets, TrainingData
 
 _AGAIN = "a score that this run should have made is missing or damaged; remove the file and run again"
 Figures = dict[str, list[float]]  # method → a task's values in the order of its metrics
@@ -141,22 +142,19 @@ def _deltas(experiment: Experiment, metrics: dict[str, list[dict[str, Any]]], fi
 
 def write_cost(experiment: Experiment, layout: Layout) -> None:
     """Write `cost.json`: the seconds of each model's training and answering, and on what."""
-    listing = read_object(layout.subsets)
+    subsets = Subsets.read(layout) if layout.subsets.exists() else Subsets()
     cost = {}
     for model in models(experiment):
         steps = Steps(layout, model.name)
         card = read_object(layout.model(model.name) / "run_card.json")
         hardware = card.get("hardware") or {}
-        asked = [listing.get("questions", {}).get(split, {}) for split in ("val", "test")]
+        data = subsets.models.get(model.name, TrainingData({}))
+        asked = [subsets.questions[split].get(task) for split, tasks in model.asked.items() for task in tasks]
         cost[model.name] = {
             "train_seconds": steps.seconds("train") if model.data else 0.0,
-            "infer_seconds": steps.seconds("answer val", "answer test"),
-            "samples": listing.get("models", {}).get(model.name, {}).get("samples", 0),
-            "questions": sum(
-                of_split.get(task, {}).get("count", 0)
-                for of_split, tasks in zip(asked, (model.val, model.test), strict=True)
-                for task in tasks
-            ),
+            "infer_seconds": steps.seconds("answer"),
+            "samples": data.samples,
+            "questions": sum(questions.count for questions in asked if questions),
             "steps": card.get("steps", 0),
             "device": ", ".join(hardware.get("gpus") or []) or hardware.get("machine", ""),
         }

@@ -8,19 +8,52 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from eval.core import EvaluationError, read_json, write_json
+from visatb.experiment.names import Split
 from visatb.workdir import outputs
 from visatb.workdir.hashes import Files
 from visatb.workdir.layout import Layout
 
 logger = logging.getLogger(__name__)
 
+Kind = Literal["check", "subsets", "train", "represent", "answer", "score", "weights", "results", "report"]
 
-Keys = dict[str, dict[str, str]]
-"""Job → step → key, in the order of the steps."""
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a job: what is done, what its outcome depends on (as a hash), and whose questions it is about."""
+
+    kind: Kind
+    key: str
+    split: Split | None = None
+
+    @property
+    def name(self) -> str:
+        """How files of the work folder name it: `answer val`."""
+        return f"{self.kind} {self.split}" if self.split else self.kind
+
+
+Keys = dict[str, tuple[Step, ...]]
+"""Job → its steps with their keys, in their order."""
+
+
+def noted_keys(steps: Iterable[Step]) -> dict[str, str]:
+    """Steps as they stand in files: `{name: key}`."""
+    return {step.name: step.key for step in steps}
+
+
+def read_keys(noted: Mapping[str, Mapping[str, str]]) -> Keys:
+    """The steps of all jobs from what stands in a file."""
+    return {job: tuple(_read_step(*pair) for pair in steps.items()) for job, steps in noted.items()}
+
+
+def _read_step(name: str, key: str) -> Step:
+    kind, _, split = name.partition(" ")
+    return Step(cast(Kind, kind), key, cast(Split, split) if split else None)
 
 
 class LockedError(Exception):
@@ -78,38 +111,38 @@ class Steps:
             "entries", {}
         )
 
-    def done(self, step: str, key: str) -> bool:
-        """Whether the step is done under this key and its outputs are there and whole."""
-        return self._noted(step, key) is True and self.damage(step) is None
+    def done(self, step: Step) -> bool:
+        """Whether the step is done under its key and its outputs are there and whole."""
+        return self._noted(step) is True and self.damage(step) is None
 
-    def damage(self, step: str, thorough: bool = False) -> str | None:
+    def damage(self, step: Step, thorough: bool = False) -> str | None:
         """Which output of a step that was done is not as it was written; `thorough` reads them all to tell."""
-        return outputs.damage(self.root, self.entries[step].get("outputs", {}), self.files, thorough)
+        return outputs.damage(self.root, self.entries[step.name].get("outputs", {}), self.files, thorough)
 
-    def lost(self, keys: Mapping[str, str]) -> str | None:
-        """The first output that is gone or damaged of steps that were done under these keys."""
-        done = (step for step, key in keys.items() if self._noted(step, key) is True)
+    def lost(self, steps: Iterable[Step]) -> str | None:
+        """The first output that is gone or damaged of those steps that were done under their keys."""
+        done = (step for step in steps if self._noted(step) is True)
         return next((text for text in map(self.damage, done) if text), None)
 
-    def begun(self, step: str, key: str) -> bool:
-        """Whether the step was begun under this key and not ended, so that it may go on from there."""
-        return self._noted(step, key) is False
+    def begun(self, step: Step) -> bool:
+        """Whether the step was begun under its key and not ended, so that it may go on from there."""
+        return self._noted(step) is False
 
-    def _noted(self, step: str, key: str) -> bool | None:
-        """Whether the step is noted as done under this key; None where it was not even begun."""
-        entry = self.entries.get(step, {})
-        return bool(entry.get("done")) if entry.get("key") == key else None
+    def _noted(self, step: Step) -> bool | None:
+        """Whether the step is noted as done under its key; None where it was not even begun."""
+        entry = self.entries.get(step.name, {})
+        return bool(entry.get("done")) if entry.get("key") == step.key else None
 
-    def begin(self, step: str, key: str, log_size: int = 0) -> None:
-        """Note that the step runs from now on, under this key; what it prints stands behind `log_size`."""
-        before = self.entries.get(step, {})
-        seconds = before.get("seconds", 0.0) if before.get("key") == key and not before.get("done") else 0.0
-        self.entries[step] = {"key": key, "done": False, "seconds": seconds, "since": time.time(), "log": log_size}
+    def begin(self, step: Step, log_size: int = 0) -> None:
+        """Note that the step runs from now on, under its key; what it prints stands behind `log_size`."""
+        seconds = self.entries[step.name].get("seconds", 0.0) if self.begun(step) else 0.0
+        entry = {"key": step.key, "done": False, "seconds": seconds, "since": time.time(), "log": log_size}
+        self.entries[step.name] = entry
         write_json(self.path, self.entries)
 
-    def end(self, step: str, done: bool, made: Iterable[Path] = ()) -> None:
+    def end(self, step: Step, done: bool, made: Iterable[Path] = ()) -> None:
         """Note that the step is done and has made these files, or how long it ran until it was broken off."""
-        entry = self.entries[step]
+        entry = self.entries[step.name]
         entry["seconds"] += max(0.0, time.time() - entry.pop("since"))  # a clock may be set back
         del entry["log"]
         entry["done"] = done
@@ -117,24 +150,25 @@ class Steps:
             entry["outputs"] = outputs.note(self.root, made)
         write_json(self.path, self.entries)
 
-    def forget(self, step: str, files: Iterable[Path]) -> None:
+    def forget(self, step: Step, files: Iterable[Path]) -> None:
         """Note that a step is done without these of its files, which are about to be removed."""
-        entry = self.entries.get(step, {})
+        entry = self.entries.get(step.name, {})
         entry["outputs"] = outputs.without(entry.get("outputs", {}), self.root, files)
         write_json(self.path, self.entries)
 
-    def seconds(self, *steps: str) -> float:
-        """The time that steps took, in seconds."""
-        return float(sum(self.entries.get(step, {}).get("seconds", 0.0) for step in steps))
+    def seconds(self, kind: Kind) -> float:
+        """The time that the steps of a kind took, in seconds."""
+        entries = (entry for name, entry in self.entries.items() if _read_step(name, "").kind == kind)
+        return float(sum(entry.get("seconds", 0.0) for entry in entries))
 
 
 def is_done(layout: Layout, job: str, keys: Keys) -> bool:
     """Whether a job's present steps are all done under their keys, as its marker says."""
     done: dict[str, str] = read_object(layout.done(job)).get("steps", {})
-    return layout.done(job).exists() and keys[job].items() <= done.items()
+    return layout.done(job).exists() and noted_keys(keys[job]).items() <= done.items()
 
 
-def mark_done(layout: Layout, job: str, keys: Mapping[str, str], steps: Steps, seconds: float) -> None:
-    """Write a job's marker."""
-    marker = {"job": job, "steps": dict(keys), "seconds": seconds, "finished": time.time(), "entries": steps.entries}
+def mark_done(layout: Layout, job: str, done: Iterable[Step], entries: Mapping[str, Any], seconds: float) -> None:
+    """Write a job's marker; `entries` are those of its `Steps`."""
+    marker = {"job": job, "steps": noted_keys(done), "seconds": seconds, "finished": time.time(), "entries": entries}
     write_json(layout.done(job), marker)

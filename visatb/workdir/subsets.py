@@ -7,16 +7,128 @@ large one: both are the first records of one seeded permutation.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from eval.core import read_json, write_json
+from eval.core import EvaluationError, read_json, write_json
 from visatb.experiment import records
 from visatb.experiment.models import ModelJob, Size, models
+from visatb.experiment.names import SPLITS, Split
 from visatb.experiment.schema import Experiment, round_to_count
-from visatb.workdir.layout import SPLITS, Layout
+from visatb.workdir.layout import Layout
+
+
+@dataclass(frozen=True)
+class QuestionFile:
+    """A split's questions of one task: the file (an absolute path) and how many they are."""
+
+    file: str
+    count: int
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A model's training data: each task's files (absolute paths), records and size, and the sum of the records."""
+
+    files: Mapping[str, Sequence[str]]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """The content of `data/subsets.json`.
+
+    Files of the work folder stand there relative to it, so that it can be moved and copied; the user's are absolute.
+
+    Attributes:
+        seed, rates: what the subsets were drawn with; rates by size.
+        tasks: each task's records by size.
+        questions: split → task → its questions, of those that some model answers.
+        models: each model's training data.
+    """
+
+    seed: int = 0
+    rates: Mapping[str, float] = field(default_factory=dict)
+    tasks: Mapping[str, Mapping[Size, int]] = field(default_factory=dict)
+    questions: Mapping[Split, Mapping[str, QuestionFile]] = field(default_factory=lambda: {"val": {}, "test": {}})
+    models: Mapping[str, TrainingData] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> int:
+        """The number of all training records."""
+        return sum(sizes["whole"] for sizes in self.tasks.values())
+
+    def question_files(self, model: ModelJob, split: Split) -> list[str]:
+        """The files of the questions that a model answers, in the order of its tasks."""
+        return [self.questions[split][task].file for task in model.asked[split]]
+
+    @classmethod
+    def read(cls, layout: Layout) -> Subsets:
+        """The list of a work folder; EvaluationError if it is missing or damaged."""
+        content = read_json(layout.subsets)
+
+        def absolute(files: Iterable[str]) -> list[str]:
+            return [os.path.join(layout.root, file) for file in files]
+
+        try:
+            return cls(
+                seed=content["seed"],
+                rates=content["rates"],
+                tasks=content["tasks"],
+                questions={
+                    split: {
+                        task: QuestionFile(absolute([entry["file"]])[0], entry["count"])
+                        for task, entry in content["questions"][split].items()
+                    }
+                    for split in SPLITS
+                },
+                models={
+                    name: TrainingData(
+                        {task: absolute(files) for task, files in entry["files"].items()},
+                        entry["counts"],
+                        entry["sizes"],
+                        entry["samples"],
+                    )
+                    for name, entry in content["models"].items()
+                },
+            )
+        except (LookupError, TypeError, AttributeError) as error:
+            raise EvaluationError(f"{layout.subsets} is damaged: remove it and run again") from error
+
+    def write(self, layout: Layout) -> None:
+        """Write the list of a work folder."""
+        write_json(
+            layout.subsets,
+            {
+                "seed": self.seed,
+                "rates": self.rates,
+                "tasks": self.tasks,
+                "questions": {
+                    split: {
+                        task: {"file": _noted(layout, questions.file), "count": questions.count}
+                        for task, questions in of_split.items()
+                    }
+                    for split, of_split in self.questions.items()
+                },
+                "models": {
+                    name: {
+                        "samples": data.samples,
+                        "counts": data.counts,
+                        "sizes": data.sizes,
+                        "files": {task: [_noted(layout, file) for file in files] for task, files in data.files.items()},
+                    }
+                    for name, data in self.models.items()
+                },
+            },
+        )
+
+
+def _noted(layout: Layout, file: str) -> str:
+    """A file as it stands in the list."""
+    return os.path.relpath(file, layout.root) if Path(file).is_relative_to(layout.root) else file
 
 
 @dataclass(frozen=True)
@@ -24,28 +136,28 @@ class Counts:
     """How many records there are: of each task by size, and of each split's questions (0: none)."""
 
     train: dict[str, dict[Size, int]]
-    questions: dict[str, dict[str, int]]
+    questions: dict[Split, dict[str, int]]
 
     def samples(self, model: ModelJob) -> int:
         """The number of a model's training samples."""
         return sum(self.train[task][size] for task, size in model.data)
 
-    def asked(self, model: ModelJob, split: str) -> int:
+    def asked(self, model: ModelJob, split: Split) -> int:
         """The number of questions of a split that a model answers."""
-        return sum(self.questions[split][task] for task in getattr(model, split))
+        return sum(self.questions[split][task] for task in model.asked[split])
 
 
 def counts(experiment: Experiment, count: Callable[[list[str]], int] = records.count) -> Counts:
     """Count all records (`count` says how); DataError where a file is missing or broken."""
     train: dict[str, dict[Size, int]] = {}
-    questions: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
+    questions: dict[Split, dict[str, int]] = {split: {} for split in SPLITS}
     for name, task in experiment.tasks.items():
         total = count(task.train)
         sizes = {"mini": experiment.subsets.mini, "large": experiment.subsets.large}
         train[name] = {"whole": total}
         train[name] |= {size: round_to_count(rate, total) for size, rate in sizes.items()}  # type: ignore[misc]
         for split in SPLITS:
-            file = getattr(task, split)
+            file = task.questions[split]
             there = count([file]) if file else 0
             limit = experiment.max_val_samples if split == "val" else None
             questions[split][name] = min(there, limit or there)
@@ -71,44 +183,25 @@ def write_subsets(experiment: Experiment, layout: Layout) -> None:
                 _write_subset(experiment, Path(file), task, count, found.train[task]["whole"])
                 keep.add(Path(file))
     for split in SPLITS:
-        for task in dict.fromkeys(name for model in wanted for name in getattr(model, split)):
-            path = layout.questions(task, split, found.questions[split][task])
-            _write_questions(experiment, path, task, split, found.questions[split][task])
+        for task in dict.fromkeys(name for model in wanted for name in model.asked[split]):
+            count = found.questions[split][task]
+            path = layout.questions(task, split, count)
+            _write_questions(experiment, path, task, split, count)
             keep.add(path)
     _remove_others(layout, keep)
-    write_json(layout.subsets, _listing(experiment, layout, found, wanted))
-
-
-def read_listing(layout: Layout) -> dict[str, Any]:
-    """The content of `data/subsets.json`, its files as absolute paths; EvaluationError if missing or damaged.
-
-    Files of the work folder stand there relative to it, so that it can be moved and copied; the user's are absolute.
-    """
-    listing: dict[str, Any] = read_json(layout.subsets)
-    for questions in (entry for of_split in listing["questions"].values() for entry in of_split.values()):
-        questions["file"] = os.path.join(layout.root, questions["file"])
-    for model in listing["models"].values():
-        files = model["files"].items()
-        model["files"] = {task: [os.path.join(layout.root, file) for file in of_task] for task, of_task in files}
-    return listing
-
-
-def _noted(layout: Layout, file: str | Path) -> str:
-    """A file as it stands in the list: see `read_listing`."""
-    path = Path(file)
-    return str(path.relative_to(layout.root) if path.is_relative_to(layout.root) else path)
+    _listed(experiment, layout, found, wanted).write(layout)
 
 
 def _write_subset(experiment: Experiment, path: Path, task: str, count: int, total: int) -> None:
-    places = records.chosen(task, total, count, experiment.subsets.seed)
-    records.write_records(path, records.pick(experiment.tasks[task].train, places, task))
+    indices = records.chosen(task, total, count, experiment.subsets.seed)
+    records.write_records(path, records.pick(experiment.tasks[task].train, indices, task))
 
 
-def _write_questions(experiment: Experiment, path: Path, task: str, split: str, count: int) -> None:
-    file = getattr(experiment.tasks[task], split)
-    total = records.count([file])
-    places = records.chosen(f"{task} {split}", total, count, experiment.subsets.seed)
-    records.write_records(path, records.pick([file], places, task))
+def _write_questions(experiment: Experiment, path: Path, task: str, split: Split, count: int) -> None:
+    file = experiment.tasks[task].questions[split]
+    assert file is not None
+    indices = records.chosen(f"{task} {split}", records.count([file]), count, experiment.subsets.seed)
+    records.write_records(path, records.pick([file], indices, task))
 
 
 def _remove_others(layout: Layout, keep: Iterable[Path]) -> None:
@@ -120,33 +213,29 @@ def _remove_others(layout: Layout, keep: Iterable[Path]) -> None:
                 file.unlink()
 
 
-def _listing(experiment: Experiment, layout: Layout, found: Counts, wanted: list[ModelJob]) -> dict[str, Any]:
-    subsets = experiment.subsets
-    return {
-        "seed": subsets.seed,
-        "rates": {"large": subsets.large, "mini": subsets.mini},
-        "tasks": found.train,
-        "questions": {
+def _listed(experiment: Experiment, layout: Layout, found: Counts, wanted: list[ModelJob]) -> Subsets:
+    """The list of what has been written."""
+    rates = experiment.subsets
+    asked = {split: {task for model in wanted for task in model.asked[split]} for split in SPLITS}
+    return Subsets(
+        rates.seed,
+        {"large": rates.large, "mini": rates.mini},
+        found.train,
+        {
             split: {
-                task: {"file": _noted(layout, layout.questions(task, split, count)), "count": count}
+                task: QuestionFile(str(layout.questions(task, split, count)), count)
                 for task, count in found.questions[split].items()
-                if any(task in getattr(model, split) for model in wanted)
+                if task in asked[split]
             }
             for split in SPLITS
         },
-        "models": {
-            model.name: {
-                "samples": found.samples(model),
-                "counts": {task: found.train[task][size] for task, size in model.data},
-                "sizes": dict(model.data),
-                "files": {
-                    task: [
-                        _noted(layout, file)
-                        for file in files_of(experiment, layout, task, size, found.train[task][size])
-                    ]
-                    for task, size in model.data
-                },
-            }
+        {
+            model.name: TrainingData(
+                {task: files_of(experiment, layout, task, size, found.train[task][size]) for task, size in model.data},
+                {task: found.train[task][size] for task, size in model.data},
+                dict(model.data),
+                found.samples(model),
+            )
             for model in wanted
         },
-    }
+    )

@@ -18,10 +18,12 @@ from eval.core import EvaluationError, read_answers, write_json
 from eval.metrics import load_metric
 from llava.data.errors import DataError
 from visatb.experiment.models import ModelJob, Stage, models
+from visatb.experiment.names import SPLITS, Split
 from visatb.experiment.schema import Experiment
 from visatb.experiment.training import batch_split, training_arguments
 from visatb.experiment.yaml_lines import ExperimentError, read
-from visatb.workdir.layout import SPLITS, Layout
+from visatb.workdir.layout import Layout
+from visatb.workdir.subsets import Subsets, TrainingData
 from visatb.workflow.overlap import overlaps
 from visatb.workflow.stage_commands import Launch, train_arguments
 
@@ -91,7 +93,7 @@ def _check_files(experiment: Experiment) -> None:
     if experiment.image_folder is not None and not Path(experiment.image_folder).is_dir():
         lost.append(f"{experiment.source}: image_folder: {experiment.image_folder} is no folder")
     for name, task in experiment.tasks.items():
-        for file in [*task.train, *(file for split in SPLITS if (file := getattr(task, split)))]:
+        for file in [*task.train, *filter(None, task.questions.values())]:
             if not Path(file).is_file():
                 lost.append(f"{experiment.source}: task {name}: {file} does not exist")
     if lost:
@@ -118,11 +120,8 @@ def _parse(experiment: Experiment, layout: Layout, stage: Stage) -> Parsed:
     from llava.train.tasks import resolve_tasks
 
     whole = ModelJob("check", stage, "EW", tuple((task, "whole") for task in experiment.tasks))
-    listing = {
-        "models": {"check": {"files": {name: _there(task.train) for name, task in experiment.tasks.items()}}},
-        "tasks": {},
-    }
-    words = train_arguments(experiment, layout, whole, listing, Launch())
+    files = {name: _there(task.train) for name, task in experiment.tasks.items()}
+    words = train_arguments(experiment, layout, whole, Subsets(models={whole.name: TrainingData(files)}), Launch())
     try:
         model, data, training = parse_arguments(words, start=False)
         resolve_tasks(data, training)
@@ -186,17 +185,17 @@ def _check_training_data(source: Source, parsed: Parsed) -> None:
 
 
 def _check_questions(experiment: Experiment, checks: _Checks) -> None:
-    asked = [(split, task) for model in models(experiment) for split in SPLITS for task in getattr(model, split)]
+    asked = [(split, task) for model in models(experiment) for split in SPLITS for task in model.asked[split]]
     for split, name in dict.fromkeys(asked):
-        if Path(getattr(experiment.tasks[name], split)).is_file():
-            checks.run(_check_question_file, experiment, split, name)
+        file = experiment.tasks[name].questions[split]
+        if file and Path(file).is_file():
+            checks.run(_check_question_file, experiment, split, name, file)
 
 
-def _check_question_file(experiment: Experiment, split: str, name: str) -> None:
+def _check_question_file(experiment: Experiment, split: Split, name: str, file: str) -> None:
     from llava.infer.questions import read_questions
 
     task = experiment.tasks[name]
-    file = getattr(task, split)
     try:
         questions = read_questions(file, experiment.image_folder)
     except DataError as error:

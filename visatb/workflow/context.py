@@ -11,7 +11,7 @@ from pathlib import Path
 
 from visatb.experiment.schema import Experiment
 from visatb.workdir.layout import Layout
-from visatb.workdir.state import Steps
+from visatb.workdir.state import Step, Steps
 from visatb.workflow import devices
 from visatb.workflow.jobs import Job
 from visatb.workflow.process import PATIENCE, Stopper, run
@@ -25,11 +25,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Context:
-    """What the steps of a job work with."""
+    """What the steps of a job work with: `planned` are its steps, `steps` what is known of them on disk."""
 
     experiment: Experiment
     layout: Layout
     job: Job
+    planned: tuple[Step, ...]
     steps: Steps
     stop: Stopper
     tag: str

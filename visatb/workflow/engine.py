@@ -26,7 +26,15 @@ from visatb.experiment.names import safe
 from visatb.experiment.read import load_experiment
 from visatb.experiment.schema import Experiment
 from visatb.workdir.layout import Layout
-from visatb.workdir.state import Keys, LockedError, is_done, locked, read_object
+from visatb.workdir.state import (
+    Keys,
+    LockedError,
+    is_done,
+    locked,
+    noted_keys,
+    read_keys,
+    read_object,
+)
 from visatb.workflow import devices, warm
 from visatb.workflow.context import REPOSITORY
 from visatb.workflow.files import write_text
@@ -109,7 +117,7 @@ def _run(experiment: Experiment, layout: Layout, options: Options, watch: Callab
         engine = _start(layout, options, experiment, environment)
         _watch_over(engine, layout, options, watch, stop)
     watch(layout)
-    keys: Keys = read_object(layout.jobs)["keys"]
+    keys = read_keys(read_object(layout.jobs)["keys"])
     failed = {job.name: tail(layout.log(job.name)) for job in found if _has_failed(layout, job.name, keys)}
     finished = all(is_done(layout, job.name, keys) for job in found)
     if not finished and not failed and not stop:
@@ -139,7 +147,7 @@ def prepare(experiment: Experiment, layout: Layout, options: Options) -> list[Jo
         "pid": None if options.profile else os.getpid(),
         "birth": birth(os.getpid()),
         "python": sys.executable,
-        "keys": keys,
+        "keys": {job: noted_keys(steps) for job, steps in keys.items()},
         "jobs": [_rule(layout, job, names, experiment, place) for place, job in enumerate(left)],
     }
     write_json(layout.jobs, plan)

@@ -19,7 +19,7 @@ from llava.disk import write_problem
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workdir.layout import Layout
-from visatb.workdir.state import Steps, locked, mark_done, read_object
+from visatb.workdir.state import Steps, locked, mark_done, read_keys, read_object
 from visatb.workflow import devices
 from visatb.workflow.context import Context
 from visatb.workflow.jobs import jobs
@@ -80,16 +80,15 @@ def _work(layout: Layout, name: str, plan: dict[str, Any], stop: Stopper) -> Non
     tag = tag_of(layout.root, plan["id"], name)
     if left := kill_tagged(tag):
         logger.warning("%d processes of an earlier run that was killed are ended", left)
-    context = Context(experiment, layout, job, Steps(layout, name), stop, tag)
-    keys: dict[str, str] = plan["keys"][name]
-    needs_gpus = job.model is not None and not all(context.steps.done(step, key) for step, key in keys.items())
+    planned = read_keys(plan["keys"])[name]
+    context = Context(experiment, layout, job, planned, Steps(layout, name), stop, tag)
+    needs_gpus = job.model is not None and not all(map(context.steps.done, planned))
     count = experiment.launcher.gpus_per_job if needs_gpus else 0
     started = time.time()
     with devices.taken(sys.maxsize if count == "all" else count, stop) as context.gpus:
-        for step, key in keys.items():
-            do = STEPS[step.partition(" ")[0]]
-            do(context, step, key, keys)
-    mark_done(layout, name, keys, context.steps, time.time() - started)
+        for step in planned:
+            STEPS[step.kind](context, step)
+    mark_done(layout, name, planned, context.steps.entries, time.time() - started)
     logger.info("done")
 
 

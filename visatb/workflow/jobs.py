@@ -34,7 +34,7 @@ def jobs(experiment: Experiment) -> list[Job]:
     order = {"data": 0, "validation": 1, "weights": 2, "test": 3}
     listed.append(Job(WEIGHTS, "weights", tuple(model.name for model in everything if model.name in needed)))
     listed.sort(key=lambda job: order[job.stage])
-    tested = tuple(model.name for model in everything if model.test or model.name not in needed)
+    tested = tuple(model.name for model in everything if model.asked["test"] or model.name not in needed)
     listed.append(Job(RESULTS, "results", (*dict.fromkeys((*tested, SUBSETS)),)))
     listed.append(Job(REPORT, "results", (RESULTS, WEIGHTS)))
     return listed

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from llava.train.without_effect import with_effect
 from visatb.experiment.models import ModelJob, models, proxies
+from visatb.experiment.names import SPLITS, Split
 from visatb.experiment.schema import Experiment
 from visatb.experiment.training import training_arguments
 from visatb.workdir.hashes import Files
-from visatb.workdir.layout import SPLITS, Layout
-from visatb.workdir.state import Keys
+from visatb.workdir.layout import Layout
+from visatb.workdir.state import Keys, Kind, Step, noted_keys
 from visatb.workflow.jobs import CHECK, REPORT, RESULTS, SUBSETS, WEIGHTS, Job, jobs
 
 
@@ -39,42 +40,46 @@ class _Maker:
     def __init__(self, experiment: Experiment, files: Files) -> None:
         self.experiment = experiment
         self.files = files
-        self.made: dict[str, dict[str, str]] = {}
+        self.made: Keys = {}
         model = experiment.model
         parts = {part: files.model(getattr(model, part)) for part in ("path", "vision_tower", "projector")}
         self.model = {**parts, "template": model.template}
 
-    def steps(self, job: Job) -> dict[str, str]:
-        """The keys of a job's steps; the jobs before it must have theirs."""
+    def steps(self, job: Job) -> tuple[Step, ...]:
+        """A job's steps with their keys; the jobs before it must have theirs."""
         if job.model is not None:
             steps = self._model_steps(job.model)
         else:
-            content = {
-                CHECK: self._check,
-                SUBSETS: self._subsets,
-                WEIGHTS: self._weights,
-                RESULTS: self._results,
-                REPORT: self._report,
-            }[job.name]()
-            steps = {job.name: digest(content)}
+            found: dict[str, tuple[Kind, Callable[[], Any]]] = {
+                CHECK: ("check", self._check),
+                SUBSETS: ("subsets", self._subsets),
+                WEIGHTS: ("weights", self._weights),
+                RESULTS: ("results", self._results),
+                REPORT: ("report", self._report),
+            }
+            kind, content = found[job.name]
+            steps = (Step(kind, digest(content())),)
         self.made[job.name] = steps
         return steps
 
     def _train_files(self, task: str) -> list[str]:
         return [self.files.hash(file) for file in self.experiment.tasks[task].train]
 
-    def _images(self, split: str, tasks: Iterable[str]) -> list[Any]:
-        """What stands for the images of these tasks' records."""
-        experiment = self.experiment
-        entries = [getattr(experiment.tasks[task], split) for task in tasks]
-        files = [file for entry in entries for file in (entry if isinstance(entry, list) else [entry])]
-        return [self.files.images(file, experiment.image_folder) for file in files]
+    def _images(self, files: Iterable[str | None]) -> list[Any]:
+        """What stands for the images of these files' records."""
+        return [self.files.images(file, self.experiment.image_folder) for file in files if file]
 
-    def _questions(self, split: str, tasks: tuple[str, ...]) -> list[Any]:
+    def _train_images(self, tasks: Iterable[str]) -> list[Any]:
+        return self._images(file for task in tasks for file in self.experiment.tasks[task].train)
+
+    def _question_images(self, split: Split, tasks: Iterable[str]) -> list[Any]:
+        return self._images(self.experiment.tasks[task].questions[split] for task in tasks)
+
+    def _questions(self, split: Split, tasks: tuple[str, ...]) -> list[Any]:
         limit = self.experiment.max_val_samples if split == "val" else None
         seed = self.experiment.subsets.seed if limit else None
-        hashes = [self.files.hash(getattr(self.experiment.tasks[task], split)) for task in tasks]
-        return [[task, file, limit, seed] for task, file in zip(tasks, hashes, strict=True)]
+        files = {task: file for task in tasks if (file := self.experiment.tasks[task].questions[split])}
+        return [[task, self.files.hash(file), limit, seed] for task, file in files.items()]
 
     def _part(self, task: str, size: str) -> list[Any]:
         subsets = self.experiment.subsets
@@ -91,21 +96,21 @@ class _Maker:
             experiment.image_folder,
             {task: self._train_files(task) for task in experiment.tasks},
             {split: self._questions(split, self._asked(split)) for split in SPLITS},
-            self._images("train", experiment.tasks),
-            {split: self._images(split, self._asked(split)) for split in SPLITS},
+            self._train_images(experiment.tasks),
+            {split: self._question_images(split, self._asked(split)) for split in SPLITS},
             [task.metric for task in experiment.tasks.values()],
             {stage: self._arguments(stage) for stage in {model.stage for model in models(experiment)}},
             [experiment.global_batch_size, experiment.groups],
         ]
 
-    def _asked(self, split: str) -> tuple[str, ...]:
-        return tuple(name for name in self.experiment.balanced if getattr(self.experiment.tasks[name], split))
+    def _asked(self, split: Split) -> tuple[str, ...]:
+        return tuple(name for name in self.experiment.balanced if self.experiment.tasks[name].questions[split])
 
     def _subsets(self) -> Any:
         wanted = models(self.experiment)
         parts = dict.fromkeys(part for model in wanted for part in model.data)
         split_tasks = {
-            split: tuple(dict.fromkeys(task for model in wanted for task in getattr(model, split))) for split in SPLITS
+            split: tuple(dict.fromkeys(task for model in wanted for task in model.asked[split])) for split in SPLITS
         }
         return [
             [self._part(*part) for part in parts],
@@ -113,14 +118,14 @@ class _Maker:
             [[model.name, model.data] for model in wanted],
         ]
 
-    def _model_steps(self, model: ModelJob) -> dict[str, str]:
+    def _model_steps(self, model: ModelJob) -> tuple[Step, ...]:
         experiment = self.experiment
         content: dict[str, Any] = {"model": self.model}
         if model.data:
             content |= {
                 "data": [self._part(*part) for part in model.data],
                 "image_folder": experiment.image_folder,
-                "images": self._images("train", model.tasks),
+                "images": self._train_images(model.tasks),
                 "arguments": self._arguments(model.stage),
                 "batch": experiment.global_batch_size,
                 "seed": experiment.seed,
@@ -132,21 +137,23 @@ class _Maker:
             content["steps"] = [self._part(task, "whole") for task in experiment.tasks] + [self._arguments("finals")]
         if model.method == "VisATB":
             content["weights"] = digest(self._lambda())
-        steps = {"train": digest(content)}
+        train = Step("train", digest(content))
+        steps = [train]
         if model.represents:
-            asked = [self._questions("val", model.val), self._images("val", model.val)]
-            steps["represent"] = digest([steps["train"], *asked])
-        for split in SPLITS:
-            tasks = getattr(model, split)
+            tasks = model.asked["val"]
+            asked = [self._questions("val", tasks), self._question_images("val", tasks)]
+            steps.append(Step("represent", digest([train.key, *asked])))
+        for split, tasks in model.asked.items():
             if tasks:
                 generation = without(experiment.generation.model_dump(), "batch_size")
-                asked = [self._questions(split, tasks), self._images(split, tasks)]
-                steps[f"answer {split}"] = digest([steps["train"], *asked, generation])
+                asked = [self._questions(split, tasks), self._question_images(split, tasks)]
+                answer = Step("answer", digest([train.key, *asked, generation]), split)
                 metrics = [[task, experiment.tasks[task].metric] for task in tasks]
-                steps[f"score {split}"] = digest([steps[f"answer {split}"], metrics, self._external(tasks, split)])
-        return steps
+                score = Step("score", digest([answer.key, metrics, self._external(tasks, split)]), split)
+                steps += [answer, score]
+        return tuple(steps)
 
-    def _external(self, tasks: tuple[str, ...], split: str) -> list[str]:
+    def _external(self, tasks: tuple[str, ...], split: Split) -> list[str]:
         """Tasks whose test score comes from outside: their answers are not scored here."""
         return [task for task in tasks if split == "test" and self.experiment.tasks[task].score]
 
@@ -156,17 +163,22 @@ class _Maker:
     def _lambda(self) -> Any:
         """What decides λ itself, which its intervals do not."""
         experiment = self.experiment
-        scores = {model.name: self.made[model.name]["score val"] for model in proxies(experiment)}
+        scores = {
+            model.name: step.key
+            for model in proxies(experiment)
+            for step in self.made[model.name]
+            if (step.kind, step.split) == ("score", "val")
+        }
         weighting = without(experiment.weighting.model_dump(), "bootstrap")
         return [scores, weighting, experiment.groups, experiment.fixed]
 
     def _results(self) -> Any:
         external = {name: self.files.hash(task.score) for name, task in self.experiment.tasks.items() if task.score}
-        tested = {model.name: self.made[model.name] for model in models(self.experiment)}
+        tested = {model.name: noted_keys(self.made[model.name]) for model in models(self.experiment)}
         return [tested, external, self.experiment.methods]
 
     def _report(self) -> Any:
-        return [self.made[RESULTS], self.made[WEIGHTS], self.experiment.name]
+        return [noted_keys(self.made[RESULTS]), noted_keys(self.made[WEIGHTS]), self.experiment.name]
 
 
 def without(values: dict[str, Any], *names: str) -> dict[str, Any]:

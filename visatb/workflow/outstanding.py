@@ -33,14 +33,14 @@ def outstanding(layout: Layout, listed: list[Job], keys: Keys) -> list[Job]:
 
 def is_known(experiment: Experiment, layout: Layout) -> bool:
     """Whether the work folder holds the representations that these settings lead to."""
-    key = compute(experiment, layout)["mini"]["represent"]
-    return Steps(layout, "mini").done("represent", key) and layout.representations.is_file()
+    [step] = [step for step in compute(experiment, layout)["mini"] if step.kind == "represent"]
+    return Steps(layout, "mini").done(step) and layout.representations.is_file()
 
 
 def resolve(experiment: Experiment, layout: Layout) -> Experiment:
     """The experiment with the groups found; they and their tree are written to `grouping.json`."""
     vectors = read_json(layout.representations)
     [mini] = models(experiment)
-    found = group_tasks({task: vectors[task] for task in mini.val}, experiment.grouping or "auto")
+    found = group_tasks({task: vectors[task] for task in mini.asked["val"]}, experiment.grouping or "auto")
     write_json(layout.grouping, found)
     return experiment.with_groups(found["groups"])

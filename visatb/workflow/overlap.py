@@ -13,8 +13,8 @@ from typing import Any
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.data.records import read_records, record_name
+from visatb.experiment.names import SPLITS
 from visatb.experiment.schema import Experiment
-from visatb.workdir.layout import SPLITS
 
 Question = tuple[tuple[str, ...], str]
 """Paths of its images, and its text without image marks and repeated blanks."""
@@ -39,7 +39,7 @@ def overlaps(experiment: Experiment) -> Iterator[tuple[str, bool]]:
         _Asked(name, split, file)
         for split in SPLITS
         for name, task in experiment.tasks.items()
-        if (file := getattr(task, split)) and Path(file).is_file()
+        if (file := task.questions[split]) and Path(file).is_file()
     ]
     for asked in files:
         for raw in read_records(asked.file):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from visatb.experiment.models import ModelJob
+from visatb.experiment.names import Split
 from visatb.experiment.schema import Argument, Experiment
 from visatb.experiment.training import batch_split, optimizer_steps, training_arguments
 from visatb.workdir.layout import Layout
+from visatb.workdir.subsets import Subsets
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,15 @@ def model_arguments(experiment: Experiment) -> list[str]:
 
 
 def train_arguments(
-    experiment: Experiment, layout: Layout, job: ModelJob, listing: Mapping[str, Any], launch: Launch
+    experiment: Experiment, layout: Layout, job: ModelJob, subsets: Subsets, launch: Launch
 ) -> list[str]:
-    """The train command's arguments for a model; `listing` is that of `subsets.read_listing`."""
-    files: dict[str, list[str]] = listing["models"][job.name]["files"]
+    """The train command's arguments for a model."""
+    files = subsets.models[job.name].files
     arguments = dict(training_arguments(experiment, job.stage))
     micro, accumulation = batch_split(experiment, arguments, launch.processes)
     arguments |= {"per_device_train_batch_size": micro, "gradient_accumulation_steps": accumulation}
     if job.equal_steps:
-        whole = sum(sizes["whole"] for sizes in listing["tasks"].values())
-        arguments["max_steps"] = optimizer_steps(experiment, "finals", whole)
+        arguments["max_steps"] = optimizer_steps(experiment, "finals", subsets.whole)
     words = [*model_arguments(experiment), "--output_dir", str(layout.model(job.name))]
     words += ["--data_path", *(file for of_task in files.values() for file in of_task)]
     words += ["--file_tasks", json.dumps({file: task for task, of_task in files.items() for file in of_task})]
@@ -108,12 +108,12 @@ def _words(value: Argument) -> list[str]:
 
 
 def answer_arguments(
-    experiment: Experiment, layout: Layout, job: ModelJob, split: str, listing: Mapping[str, Any], checkpoint: str
+    experiment: Experiment, layout: Layout, job: ModelJob, split: Split, subsets: Subsets, checkpoint: str
 ) -> list[str]:
     """The inference command's arguments for a model and a split."""
-    questions = [listing["questions"][split][task]["file"] for task in getattr(job, split)]
     words = ["--model-path", checkpoint, "--model-name", job.name]
-    words += ["--answers-folder", str(layout.answer_folder(split, job.name)), "--question-file", *questions]
+    words += ["--answers-folder", str(layout.answer_folder(split, job.name)), "--question-file"]
+    words += subsets.question_files(job, split)
     if experiment.image_folder is not None:
         words += ["--image-folder", experiment.image_folder]
     if experiment.model.template is not None:
@@ -125,12 +125,12 @@ def answer_arguments(
 
 
 def represent_arguments(
-    experiment: Experiment, layout: Layout, job: ModelJob, listing: Mapping[str, Any], checkpoint: str
+    experiment: Experiment, layout: Layout, job: ModelJob, subsets: Subsets, checkpoint: str
 ) -> list[str]:
     """The arguments of llava.infer.represent for a model and its validation questions."""
     words = ["--model-path", checkpoint, "--output", str(layout.representations)]
-    words += ["--question-file", *(listing["questions"]["val"][task]["file"] for task in job.val)]
-    words += ["--task_names", *job.val, "--batch-size", str(experiment.generation.batch_size)]
+    words += ["--question-file", *subsets.question_files(job, "val")]
+    words += ["--task_names", *job.asked["val"], "--batch-size", str(experiment.generation.batch_size)]
     if experiment.image_folder is not None:
         words += ["--image-folder", experiment.image_folder]
     if experiment.model.template is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workdir.layout import Layout
-from visatb.workdir.state import Steps, is_done, is_locked, read_object
+from visatb.workdir.state import Steps, is_done, is_locked, read_keys, read_object
 from visatb.workflow.estimate import weight_advice
 from visatb.workflow.jobs import Job, jobs
 
@@ -65,7 +65,7 @@ def read_status(workdir: Path) -> Status:
 
 
 def _job_status(layout: Layout, job: Job, plan: dict[str, Any], running: bool) -> JobStatus:
-    keys = plan["keys"]
+    keys = read_keys(plan["keys"])
     marker = read_object(layout.done(job.name))
     steps = Steps(layout, job.name)
     seconds = sum(entry.get("seconds", 0.0) for entry in steps.entries.values())

@@ -11,58 +11,57 @@ from pathlib import Path
 from eval.core import Column, Evaluation, Sample, Scored, identify, read_answers, write_json
 from eval.metrics import load_metric
 from visatb.experiment.models import ModelJob, models
+from visatb.experiment.names import Split
 from visatb.workdir.results import write_cost, write_results
-from visatb.workdir.state import read_object
-from visatb.workdir.subsets import read_listing, write_subsets
+from visatb.workdir.state import Kind, Step, read_object
+from visatb.workdir.subsets import Subsets, write_subsets
 from visatb.workflow import outputs, stage_commands
 from visatb.workflow.context import Context
 
 logger = logging.getLogger("visatb.job")
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
-Keys = dict[str, str]
 
 
 @contextmanager
-def _noted(context: Context, step: str, key: str) -> Iterator[None]:
+def _noted(context: Context, step: Step) -> Iterator[None]:
     """Note the step as begun, and at the end as done or broken off."""
-    context.steps.begin(step, key, context.layout.log(context.job.name).stat().st_size)
+    context.steps.begin(step, context.layout.log(context.job.name).stat().st_size)
     done = False
     try:
         yield
         done = True
     finally:
-        made = outputs.made(context.experiment, context.layout, context.job, step) if done else ()
+        made = outputs.made(context.layout, context.job, step) if done else ()
         context.steps.end(step, done, made)
 
 
-def _simple(do: Callable[[Context], None]) -> Callable[[Context, str, str, Keys], None]:
+def _simple(do: Callable[[Context], None]) -> Callable[[Context, Step], None]:
     """A step that is done in one go."""
 
-    def step_of_its_own(context: Context, step: str, key: str, keys: Keys) -> None:
-        if not context.steps.done(step, key):
-            with _noted(context, step, key):
+    def step_of_its_own(context: Context, step: Step) -> None:
+        if not context.steps.done(step):
+            with _noted(context, step):
                 do(context)
 
     return step_of_its_own
 
 
-def train(context: Context, step: str, key: str, keys: Keys) -> None:
+def train(context: Context, step: Step) -> None:
     """Train a model, or go on with it; nothing where its weights are whole, or are gone and not asked for any more."""
     model = _model(context)
     folder = context.layout.model(model.name)
-    asked = {name: other for name, other in keys.items() if name.startswith(("answer", "represent"))}
-    wanted = not all(context.steps.done(name, other) for name, other in asked.items())
-    if context.steps.done(step, key) and not (wanted and _unusable(context, model, step)):
+    wanted = not _all_done(context, "answer", "represent")
+    if context.steps.done(step) and not (wanted and _unusable(context, model, step)):
         tidy(context, model)
         return
-    if not context.steps.begun(step, key):
+    if not context.steps.begun(step):
         shutil.rmtree(folder, ignore_errors=True)
-    with _noted(context, step, key):
+    with _noted(context, step):
         if model.data:
-            listing = read_listing(context.layout)
+            subsets = Subsets.read(context.layout)
             launch = context.launch
-            arguments = stage_commands.train_arguments(context.experiment, context.layout, model, listing, launch)
+            arguments = stage_commands.train_arguments(context.experiment, context.layout, model, subsets, launch)
             context.run("llava.train.train", arguments, launch)
         elif context.experiment.model.vision_tower or context.experiment.model.projector:
             arguments = [*stage_commands.model_arguments(context.experiment), "--output_dir", str(folder)]
@@ -70,7 +69,12 @@ def train(context: Context, step: str, key: str, keys: Keys) -> None:
     tidy(context, model)
 
 
-def _unusable(context: Context, model: ModelJob, step: str) -> bool:
+def _all_done(context: Context, *kinds: Kind) -> bool:
+    """Whether all of the job's steps of these kinds are done."""
+    return all(context.steps.done(step) for step in context.planned if step.kind in kinds)
+
+
+def _unusable(context: Context, model: ModelJob, step: Step) -> bool:
     """Whether a finished model cannot answer: its weights are removed, or are not those that were written."""
     if model.data and not has_weights(context.layout.model(model.name)):
         return True
@@ -80,33 +84,33 @@ def _unusable(context: Context, model: ModelJob, step: str) -> bool:
     return damage is not None
 
 
-def represent(context: Context, step: str, key: str, keys: Keys) -> None:
+def represent(context: Context, step: Step) -> None:
     """Tell how the model represents each task."""
     model = _model(context)
-    if not context.steps.done(step, key):
+    if not context.steps.done(step):
         checkpoint = str(context.layout.model(model.name))
-        listing = read_listing(context.layout)
-        with _noted(context, step, key):
+        subsets = Subsets.read(context.layout)
+        with _noted(context, step):
             arguments = stage_commands.represent_arguments(
-                context.experiment, context.layout, model, listing, checkpoint
+                context.experiment, context.layout, model, subsets, checkpoint
             )
             context.run("llava.infer.represent", arguments)
 
 
-def answer(context: Context, step: str, key: str, keys: Keys) -> None:
+def answer(context: Context, step: Step) -> None:
     """Answer a split's questions."""
-    model, split = _model(context), step.partition(" ")[2]
-    if context.steps.done(step, key):
+    model, split = _model(context), _split(step)
+    if context.steps.done(step):
         return
-    if not context.steps.begun(step, key):
+    if not context.steps.begun(step):
         shutil.rmtree(context.layout.answer_folder(split, model.name), ignore_errors=True)
     _remove_without_key(context.layout.answer_folder(split, model.name))
-    listing = read_listing(context.layout)
+    subsets = Subsets.read(context.layout)
     folder = context.layout.model(model.name)
     checkpoint = str(folder) if folder.is_dir() else context.experiment.model.path
-    with _noted(context, step, key):
+    with _noted(context, step):
         arguments = stage_commands.answer_arguments(
-            context.experiment, context.layout, model, split, listing, checkpoint
+            context.experiment, context.layout, model, split, subsets, checkpoint
         )
         context.run("inference_visatb", arguments, context.launch)
 
@@ -119,24 +123,24 @@ def _remove_without_key(folder: Path) -> None:
             file.unlink()
 
 
-def score(context: Context, step: str, key: str, keys: Keys) -> None:
+def score(context: Context, step: Step) -> None:
     """Score a split's answers by each task's metrics; then let go of weights that nothing needs any more."""
-    model, split = _model(context), step.partition(" ")[2]
-    if not context.steps.done(step, key):
-        with _noted(context, step, key):
-            questions = read_listing(context.layout)["questions"][split]
-            for task in getattr(model, split):
+    model, split = _model(context), _split(step)
+    if not context.steps.done(step):
+        with _noted(context, step):
+            questions = Subsets.read(context.layout).questions[split]
+            for task in model.asked[split]:
                 if not (split == "test" and context.experiment.tasks[task].score):
-                    score_task(context, model.name, split, task, Path(questions[task]["file"]))
-    answered = all(context.steps.done(name, other) for name, other in keys.items() if name.startswith("answer"))
-    if answered and droppable(context, model):
+                    score_task(context, model.name, split, task, Path(questions[task].file))
+    if _all_done(context, "answer") and droppable(context, model):
         weights = list(_weight_files(context.layout.model(model.name)))
-        context.steps.forget("train", weights)
+        [trained] = [step for step in context.planned if step.kind == "train"]
+        context.steps.forget(trained, weights)
         for file in weights:
             file.unlink()
 
 
-def score_task(context: Context, model: str, split: str, task: str, questions: Path) -> None:
+def score_task(context: Context, model: str, split: Split, task: str, questions: Path) -> None:
     """Write a task's score file and its per-sample scores."""
     layout = context.layout
     path = layout.answers(split, model, questions)
@@ -174,13 +178,13 @@ def results(context: Context) -> None:
     write_cost(context.experiment, context.layout)
 
 
-def remove_stale_scores(context: Context, split: str) -> None:
+def remove_stale_scores(context: Context, split: Split) -> None:
     """Remove scores that other settings left: of models or tasks that the experiment no longer has."""
     layout = context.layout
     wanted = {
         path
         for model in models(context.experiment)
-        for task in getattr(model, split)
+        for task in model.asked[split]
         for path in (layout.score(split, task, model.name), layout.per_sample(split, task, model.name))
     }
     for path in (layout.root / "scores" / split).glob("*.json"):
@@ -209,7 +213,7 @@ def droppable(context: Context, model: ModelJob) -> bool:
         return False
     # Where a test score comes from outside and nothing was answered here, somebody else will ask the model.
     stl = model.name.startswith("STL:")
-    return not (stl and not model.test)
+    return not (stl and not model.asked["test"])
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
@@ -235,7 +239,12 @@ def _model(context: Context) -> ModelJob:
     return context.job.model
 
 
-STEPS: dict[str, Callable[[Context, str, str, Keys], None]] = {
+def _split(step: Step) -> Split:
+    assert step.split is not None
+    return step.split
+
+
+STEPS: dict[Kind, Callable[[Context, Step], None]] = {
     "check": _simple(check),
     "subsets": _simple(lambda context: write_subsets(context.experiment, context.layout)),
     "train": train,
@@ -246,4 +255,4 @@ STEPS: dict[str, Callable[[Context, str, str, Keys], None]] = {
     "results": _simple(results),
     "report": _simple(report),
 }
-"""What does a step, by the first word of its name."""
+"""What does a step, by its kind."""
