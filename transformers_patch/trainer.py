@@ -22,7 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from transformers_patch.arguments import VitwTrainingArguments
@@ -42,6 +49,21 @@ from transformers_patch.sampler import EpochBatchSampler, EpochOrder, PaddedData
 from transformers_patch.weighter import Weighter
 
 logger = logging.getLogger(__name__)
+
+
+class _NoGradientsOfInputs(TrainerCallback):
+    """Takes back that inputs require gradients, which transformers asks for together with checkpointing.
+
+    Only checkpoints of the reentrant kind need it. Its hook sits on the embeddings of a frozen vision tower, too, which
+    is then computed once more and differentiated at every step, for gradients that nobody reads.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        options = args.activation_checkpointing_kwargs or {}
+        if not (isinstance(options, dict) and options.get("use_reentrant")):
+            model.disable_input_require_grads()
 
 
 class VitwTrainer(Trainer):
@@ -91,6 +113,7 @@ class VitwTrainer(Trainer):
         # The loss is normalised over the whole step here; the stock division by accumulation steps must not follow.
         # It does for `micro_batch`, which is just that: the mean over micro-batches.
         self.loss_is_scaled_for_ga = args.loss_norm == "step"
+        self.add_callback(_NoGradientsOfInputs())
         self.preemption = Preemption()
         self.add_callback(self.preemption)
         self._step_weights = np.ones(weighter.num_tasks)

@@ -125,6 +125,10 @@ class Family(ABC):
         """Rows of the vocabulary that may be predicted, the first ones; None when all of them may."""
         return None
 
+    def unused_vision_modules(self, model: torch.nn.Module) -> list[torch.nn.Module]:
+        """Modules of the tower that no loss depends on. They must not learn: DDP waits for their gradients."""
+        return []
+
     def find_modules(self, model: torch.nn.Module, kind: str) -> list[torch.nn.Module]:
         """The modules of a part, ``kind`` one of "vision", "projector", "language"."""
         prefixes: tuple[str, ...] = getattr(self, f"{kind}_modules")

@@ -58,6 +58,8 @@ def choose_trainable(net: PreTrainedModel, family: Family, model: ModelArguments
     for kind, learns in parts.items():
         for module in family.find_modules(net, kind):
             module.requires_grad_(learns)
+    for module in family.unused_vision_modules(net):
+        module.requires_grad_(False)
     if not model.lora_enable and not any(parameter.requires_grad for parameter in net.parameters()):
         raise UsageError("nothing is left to train: the arguments freeze every part that has weights")
 

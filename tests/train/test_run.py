@@ -98,6 +98,43 @@ def test_what_learns(train, bench, tmp_path, flags, learning):
     assert changed_parts(weights(bench.root / "llava"), weights(tmp_path / "out")) == learning
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_frozen_tower_is_computed_once_under_checkpointing(train, monkeypatch, lora):
+    """Not once more in the backward pass, for gradients of its inputs that nobody reads."""
+    calls = []
+    load = model_source.load_base
+
+    def spy(*arguments):
+        net = load(*arguments)
+        layers = net.model.vision_tower.get_submodule("encoder.layers")
+        layers[0].register_forward_hook(lambda module, inputs, output: calls.append(output))
+        return net
+
+    monkeypatch.setattr("llava.train.train.load_base", spy)
+    lora_flags = {"lora_enable": True, "lora_r": 4} if lora else {}
+    assert train(gradient_checkpointing=True, max_steps=1, group_by_modality_length=True, **lora_flags) == 0
+    assert len(calls) == 1
+    assert not (calls[0][0] if isinstance(calls[0], tuple) else calls[0]).requires_grad
+
+
+def test_layers_behind_the_features_do_not_learn(train, monkeypatch):
+    """They get no gradient, for which DDP would wait: everything that learns has one."""
+    nets = []
+    choose = model_source.choose_trainable
+
+    def spy(net, *arguments):
+        choose(net, *arguments)
+        nets.append(net)
+
+    monkeypatch.setattr("llava.train.train.choose_trainable", spy)
+    monkeypatch.setattr("torch.optim.Optimizer.zero_grad", lambda *_, **__: None)
+    monkeypatch.setattr("torch.nn.Module.zero_grad", lambda *_, **__: None)
+    assert train(unfreeze_mm_vision_tower=True, max_steps=1, group_by_modality_length=True) == 0
+    learning = [name for name, parameter in nets[0].named_parameters() if parameter.requires_grad]
+    assert any("vision_tower" in name for name in learning)
+    assert [name for name in learning if nets[0].get_parameter(name).grad is None] == []
+
+
 def test_lora_is_loadable_with_its_projector(train, bench, tmp_path):
     parts = {"model_name_or_path": bench.root / "lm", "vision_tower": bench.root / "clip"}
     assert train(**parts, lora_enable=True, lora_r=4, lora_alpha=8, mm_projector_lr=1e-2) == 0

@@ -111,6 +111,15 @@ class LlavaFamily(Family):
         with projector_for(config):
             yield {"config": config}
 
+    def unused_vision_modules(self, model: torch.nn.Module) -> list[torch.nn.Module]:
+        """The layers behind the one whose features are read, and the norm behind the last."""
+        named = dict(model.get_submodule(self.vision_modules[0]).named_modules())
+        layers: Any = next(module for name, module in named.items() if name.endswith("encoder.layers"))
+        selected: Any = model.config.vision_feature_layer
+        read = [selected] if isinstance(selected, int) else selected
+        used = max(layer if layer >= 0 else len(layers) + 1 + layer for layer in read)
+        return [*layers[used:], *(module for name, module in named.items() if name.endswith("post_layernorm"))]
+
     def load_processor(self, path: str | os.PathLike[str]) -> LlavaSquareProcessor:
         config = LlavaConfig.from_pretrained(path)
         stored, _ = LlavaImageProcessorPil.get_image_processor_dict(path)
