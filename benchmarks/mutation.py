@@ -1,6 +1,6 @@
 """How many small faults, put into the code one by one, the tests do not notice (mutation testing with cosmic-ray).
 
-Command:  pip install cosmic-ray, then python -m benchmarks.mutation [--share 0.1] [--modules eval/metrics.py …]
+Command:  pip install cosmic-ray, then python -m benchmarks.mutation [--share 0.1] [--at_most 30] [--modules FILE …]
           in a clean checkout of its own: files are changed while it runs and put back after each trial. Work is kept in
           `--session` (default build/mutation), so that a stopped campaign goes on where it was.
 Cost:     a test run per mutant: 5 to 60 CPU seconds
@@ -29,10 +29,15 @@ MODULES = {
     "eval/metrics.py": "tests/eval/test_metrics.py tests/eval/test_files.py",
     "transformers_patch/weighter.py": "tests/vitw/test_weighter.py tests/vitw/test_checkpoint.py",
     "transformers_patch/loss.py": "tests/vitw/test_forward.py",
-    "transformers_patch/trainer.py": "tests/vitw/test_exact.py tests/vitw/test_packed.py tests/vitw/test_checkpoint.py",
+    # Without what starts processes of its own, which takes minutes: a survivor is to be tried with that by hand.
+    "transformers_patch/trainer.py": (
+        "tests/vitw/test_exact.py tests/vitw/test_diverged.py tests/vitw/test_packed.py tests/vitw/test_weighter.py "
+        "-k 'not processes and not zero and not lora'"
+    ),
     "llava/data/template.py": "tests/data/test_template.py tests/data/test_dataset.py",
     "visatb/workflow/keys.py": "tests/workflow/test_keys.py",
     "visatb/workdir/results.py": "tests/workflow/test_run.py",
+    "visatb/workdir/outputs.py": "tests/workflow/test_damage.py",
 }
 # The same program by another name: annotations are not evaluated, and small values are one object.
 NOT_TRIED = (
@@ -42,8 +47,8 @@ NOT_TRIED = (
 )
 
 
-def campaign(module: str, tests: str, share: float, session: Path) -> dict[str, Any]:
-    """Try a share of the mutants of a module, chosen by a fixed seed; those of an earlier start are not tried again."""
+def campaign(module: str, tests: str, share: float, at_most: int, session: Path) -> dict[str, Any]:
+    """Try some of the mutants of a module, chosen by a fixed seed; those of an earlier start are not tried again."""
     config = ConfigDict(
         {
             "module-path": module,
@@ -60,7 +65,7 @@ def campaign(module: str, tests: str, share: float, session: Path) -> dict[str, 
             init([Path(module)], work, {})
         items = sorted(work.work_items, key=lambda item: str(item.mutations[0]))
         usable = [item for item in items if not item.mutations[0].operator_name.startswith(NOT_TRIED)]
-        chosen = {item.job_id for item in random.Random(0).sample(usable, round(share * len(usable)))}
+        chosen = {item.job_id for item in random.Random(0).sample(usable, min(at_most, round(share * len(usable))))}
         done = {job for job, _ in work.results}
         for item in items:
             if item.job_id not in chosen | done:
@@ -90,6 +95,7 @@ def summary(work: WorkDB) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=0.1, help="share of the mutants tried (default 0.1)")
+    parser.add_argument("--at_most", type=int, default=sys.maxsize, help="number tried of a module (default: any)")
     parser.add_argument("--modules", nargs="*", default=list(MODULES), choices=list(MODULES))
     parser.add_argument("--session", type=Path, default=Path("build/mutation"))
     args = parser.parse_args()
@@ -97,7 +103,7 @@ def main() -> None:
     kept = RESULTS / "mutation.json"
     figures = json.loads(kept.read_text())["figures"] if kept.exists() else {}
     for module in args.modules:
-        figures[module] = campaign(module, MODULES[module], args.share, args.session)
+        figures[module] = campaign(module, MODULES[module], args.share, args.at_most, args.session)
         save("mutation", figures, share=args.share)
         print(f"{module}: {figures[module]['survived']} of {figures[module]['tried']} survived")
 

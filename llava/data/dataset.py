@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from llava.data.errors import BadSampleError, DataError
+from llava.data.errors import REASONS, BadSampleError, DataError
 from llava.data.images import ImageFolder
 from llava.data.store import IndexRow, SampleStore
 from llava.data.tokens import expand_images, labels_from_runs
 
 if TYPE_CHECKING:
     from llava.model.family import Processor
+
+_FIND_ALL = "`visatb validate` and `python -m llava.train.check` find all such images with --all_images"
 
 
 class InstructionDataset(Dataset[dict[str, Any]]):
@@ -67,7 +69,9 @@ class InstructionDataset(Dataset[dict[str, Any]]):
             try:
                 image = self.images.open(path)
             except BadSampleError as error:
-                raise DataError(f"record {sample.record_id}: {error.reason}: {error.detail}") from error
+                raise DataError(
+                    f"record {sample.record_id}: {error.reason}: {error.detail} ({REASONS[error.reason]}; {_FIND_ALL})"
+                ) from error
             if (image.height, image.width) != tuple(size):
                 raise DataError(
                     f"record {sample.record_id}: {path} has changed since the data were indexed "

@@ -6,6 +6,11 @@ from __future__ import annotations
 class DataError(ValueError):
     """The data cannot be used as it is; the message names files, records and what would mend them."""
 
+    def __init__(self, message: str) -> None:
+        # torch makes an exception of a data loader's worker anew, from its traceback as text; what was said ends it.
+        carried = "Traceback (most recent call last):" in message
+        super().__init__(message.rpartition(f"{__name__}.DataError: ")[2].rstrip() if carried else message)
+
 
 class BadSampleError(ValueError):
     """One record cannot become a sample.

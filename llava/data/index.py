@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from llava.data.errors import REASONS, DataError
 from llava.data.images import stamp
-from llava.data.index_rows import BatchResult, IndexSettings, Problem, run_batches
+from llava.data.index_rows import BatchResult, IndexSettings, run_batches
+from llava.data.problems import SHOWN_ALIKE, Problem, counted, described
 from llava.data.store import PROBLEMS_FILE, SCHEMA, SUMMARY_FILE, SampleStore, SampleWriter, read_summary
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ logger = logging.getLogger(__name__)
 _FORMAT = 5
 _HASH_BLOCK = 1 << 20
 _STOP_AT = 20  # bad records: enough to see what is wrong, without tokenising all the rest
-_SHOWN_ALIKE = 3
 _PROBE_SIZES = ((28, 28), (336, 336), (480, 640), (640, 427), (1024, 1536), (100, 900))
 _DROPPED_QUIETLY = "no_target_left"  # cut to nothing by the maximum length: reported, but not a fault of the data
 
@@ -250,25 +250,13 @@ class _Builder:
 
 
 def _error(problems: Sequence[Problem], at_least: bool) -> DataError:
-    """All problems in one message: of each cause in a file the first few, and how many more there are."""
-    alike: dict[tuple[str, str], list[Problem]] = {}
-    for problem in problems:
-        alike.setdefault((problem.file, problem.reason), []).append(problem)
-    lines = [f"{_records(len(problems), 'bad ')}{', and what follows is not read' if at_least else ''}:"]
-    for (file, reason), group in alike.items():
-        lines += [f"  {problem}" for problem in group[:_SHOWN_ALIKE]]
-        if len(group) > _SHOWN_ALIKE:
-            lines.append(f"  … and {len(group) - _SHOWN_ALIKE} more in {file}: {reason}")
-    lines += ["To mend:"] + [f"  {reason}: {REASONS[reason]}" for reason in dict.fromkeys(one for _, one in alike)]
+    lines = [f"{counted(len(problems), 'bad ')}{', and what follows is not read' if at_least else ''}:"]
+    lines += described(problems)
     lines.append(
         "With `--bad_samples skip` (in an experiment file `training: {bad_samples: skip}`) such records are left out, "
         "counted and listed."
     )
     return DataError("\n".join(lines))
-
-
-def _records(count: int, kind: str = "") -> str:
-    return f"{count} {kind}record{'' if count == 1 else 's'}"
 
 
 def _report(summary: Mapping[str, Any], folder: Path) -> None:
@@ -287,9 +275,9 @@ def _report(summary: Mapping[str, Any], folder: Path) -> None:
             "%d samples are cut to the maximum length (%d images go with it)", summary["truncated_samples"], images
         )
     for reason, count in sorted(cast("dict[str, int]", summary["skipped"]).items()):
-        names = [f"{name} of {file}" for file, name in itertools.islice(_left_out(folder, reason), _SHOWN_ALIKE)]
+        names = [f"{name} of {file}" for file, name in itertools.islice(_left_out(folder, reason), SHOWN_ALIKE)]
         more = f" and {count - len(names)} more" if count > len(names) else ""
-        logger.warning("%s left out, %s (%s): %s%s", _records(count), reason, REASONS[reason], ", ".join(names), more)
+        logger.warning("%s left out, %s (%s): %s%s", counted(count), reason, REASONS[reason], ", ".join(names), more)
 
 
 def _left_out(folder: Path, reason: str) -> Iterator[tuple[str, str]]:

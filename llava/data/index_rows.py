@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from llava.data.errors import BadSampleError, DataError
 from llava.data.images import ImageFolder, stamp
-from llava.data.records import CheckedRecord, RawRecord, check_record, read_records, record_name
+from llava.data.problems import Problem, problem_of
+from llava.data.records import CheckedRecord, RawRecord, check_record, read_records
 from llava.data.store import SCHEMA
 from llava.data.template import Encoded, TemplateEncoder, check_template
 from llava.data.tokens import cut_to_length, expanded_length, target_runs
@@ -77,25 +78,6 @@ class Batch(NamedTuple):
     num_bytes: int
 
 
-class Problem(NamedTuple):
-    """A record left out; `image` is the file at fault where it is one."""
-
-    file: str
-    position: int
-    record_id: str
-    reason: str
-    detail: str
-    image: str | None
-
-    def __str__(self) -> str:
-        return f"{self.file}, record {self.record_id} (no. {self.position}): {self.reason}: {self.detail}"
-
-    def as_dict(self, image_folder: str | None) -> dict[str, Any]:
-        """For the list of records left out, with the state of the image, so that a mended one is noticed."""
-        state = None if self.image is None else stamp(image_folder, self.image)
-        return {**self._asdict(), "stamp": state}
-
-
 @dataclass
 class BatchResult:
     """Rows of the index (their task_id still to be set), and what was left out."""
@@ -146,9 +128,9 @@ class BatchWorker:
                 record = check_record(raw, batch.file_task, self.allowed)
                 checked.append((raw, record, [self._measure(path) for path in record.images]))
             except _ImageError as error:
-                result.problems.append(_problem(batch.file, raw, error.error, error.path))
+                result.problems.append(problem_of(batch.file, raw, error.error, error.path))
             except BadSampleError as error:
-                result.problems.append(_problem(batch.file, raw, error))
+                result.problems.append(problem_of(batch.file, raw, error))
         encoded = self.encoder.encode([record.turns for _, record, _ in checked])
         for (raw, record, images), tokens in zip(checked, encoded, strict=True):
             try:
@@ -156,7 +138,7 @@ class BatchWorker:
                     raise tokens
                 self._add(rows, result, record, images, tokens)
             except BadSampleError as error:
-                result.problems.append(_problem(batch.file, raw, error))
+                result.problems.append(problem_of(batch.file, raw, error))
         result.problems.sort(key=lambda problem: problem.position)
         result.rows = pa.RecordBatch.from_arrays([_column(rows[name], name) for name in SCHEMA.names], schema=SCHEMA)
         return result
@@ -225,10 +207,6 @@ class BatchWorker:
         }
         for name, value in row.items():
             rows[name].append(value)
-
-
-def _problem(file: str, raw: RawRecord, error: BadSampleError, image: str | None = None) -> Problem:
-    return Problem(file, raw.position, record_name(raw.content, raw.position), error.reason, error.detail, image)
 
 
 def _column(values: list[Any], name: str) -> pa.Array:

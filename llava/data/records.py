@@ -157,6 +157,12 @@ def record_name(content: Any, position: int) -> str:
     return f"#{position}"
 
 
+def image_paths(content: Any) -> list[str]:
+    """The images of a record that need not be a good one, or even a record."""
+    image = content.get("image") if isinstance(content, dict) else None
+    return [path for path in (image if isinstance(image, list) else [image]) if isinstance(path, str)]
+
+
 def check_record(raw: RawRecord, file_task: str | None, task_names: Collection[str] | None) -> CheckedRecord:
     """The record in checked form; raises BadSampleError.
 

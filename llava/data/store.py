@@ -133,6 +133,10 @@ class SampleStore:
             paths = batch.column("images").flatten().to_pylist()
             yield paths, batch.column("image_stamps").flatten().to_numpy().reshape(-1, 2)
 
+    def image_paths(self) -> set[str]:
+        """The images of the data set, each once."""
+        return {path for paths, _ in self.images() for path in paths}
+
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "summary": self.summary}
 

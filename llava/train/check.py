@@ -1,19 +1,26 @@
 """Check a training command's flags, model and data and start nothing: `python -m llava.train.check FLAG …`.
 
-The flags are those of llava.train.train, which does the same checks again on every process. The data index stays and
-is found by the training that follows.
+The flags are those of llava.train.train, which does the same checks again on every process, except that only this
+command decodes images: a seeded choice of 1,000, or all of them with `--all_images`. The data index stays and is found
+by the training that follows.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
+from llava.data.decode import AT_MOST, decode_images
 from llava.data.errors import DataError
 from llava.train.arguments import UsageError, parse_arguments
 from llava.train.source import find_source
 from llava.train.tasks import resolve_tasks
 from llava.train.train import load_data, set_up_logging
+
+logger = logging.getLogger("llava.train")
+
+ALL_IMAGES = "--all_images"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,13 +40,19 @@ def check(words: Sequence[str] | None = None) -> None:
     Raises:
         UsageError, DataError: what training would raise before it loads the model.
     """
-    model, data, training = parse_arguments(words, start=False)
+    words = list(sys.argv[1:] if words is None else words)
+    at_most = None if ALL_IMAGES in words else AT_MOST
+    model, data, training = parse_arguments([word for word in words if word != ALL_IMAGES], start=False)
     tasks = resolve_tasks(data, training)
     source = find_source(model, data, training)
     found = load_data(data.data_path, source, tasks, data, training)
     tasks.named_as(found.task_names, data.num_tasks)
+    paths = found.store.image_paths()
     if data.eval_data_path:
-        load_data(data.eval_data_path, source, tasks, data, training)
+        paths |= load_data(data.eval_data_path, source, tasks, data, training).store.image_paths()
+    if data.image_folder is not None:
+        files = [*data.data_path, *data.eval_data_path]
+        logger.info("%s", decode_images(paths, data.image_folder, files, at_most, training.seed))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,9 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         join_deepspeed(training)
         with _writing(Path(training.output_dir or "")):
             run(model, data, training)
-    except (UsageError, DataError) as error:
+    except UsageError as error:
         if is_main():
             sys.stderr.write(f"error: {error}\n")
+        return 2
+    except DataError as error:  # of one rank's samples alone, once training has begun
+        sys.stderr.write(f"error: {error}\n")
+        traceback.clear_frames(error.__traceback__)  # they hold the data loader, and its workers alive
         return 2
     except StoppedError:
         logger.warning("stopped by SIGTERM; the same command goes on from the last checkpoint")

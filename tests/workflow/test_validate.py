@@ -1,9 +1,11 @@
 """`visatb validate`: what is found before anything is trained."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.tiny import tiny_llava
 from tests.workflow.world import write_experiment
@@ -116,6 +118,76 @@ def test_shared_questions_and_images_are_counted(tmp_path, base, capsys, caplog)
     assert (code, "2 warnings above" in text) == (0, True)
     assert "a, val: 3 of 12 questions are training questions, too" in caplog.text
     assert "b, test: 4 of 10 questions are about images that training data hold" in caplog.text
+
+
+def test_copies_of_images_are_found_by_content(tmp_path, base, capsys, caplog):
+    """Each of task a's records has an image of its own; validation holds copies of three of them under other names."""
+    write_experiment(tmp_path, {"a": {}, "b": {}}, model={"path": str(base)}, training={"model_max_length": 128})
+    images = tmp_path / "images"
+
+    def own_image(records):
+        for number, record in enumerate(records):
+            record["image"] = f"train-{number}.bmp"  # all of one size
+            Image.new("RGB", (28, 28), (number, 5, 7)).save(images / record["image"])
+
+    spoil(tmp_path / "a_train-16.json", own_image)
+    records = json.loads((tmp_path / "a_train-16.json").read_text())
+
+    def copied(questions):
+        for question, record, text in zip(questions[:4], records, ("", "What is this? ", "", ""), strict=False):
+            question["image"] = record["image"].replace("train", "val")
+            shutil.copy(images / record["image"], images / question["image"])
+            question["conversations"][0]["value"] = text + record["conversations"][0]["value"]
+        pixels = bytearray((images / "val-3.bmp").read_bytes())
+        pixels[-1] ^= 1  # not quite a copy
+        (images / "val-3.bmp").write_bytes(pixels)
+
+    spoil(tmp_path / "a_val-12.json", copied)
+    code, _ = run(tmp_path, base, capsys)
+    assert code == 0
+    assert "a, val: 2 of 12 questions are training questions, too" in caplog.text
+    assert "a, val: 3 of 12 questions are about images that training data hold" in caplog.text
+    assert "train-0.bmp and val-0.bmp are one image under different names" in caplog.text
+
+
+def break_image(file: Path) -> None:
+    """Spoil an image's data and leave its header and its end as they are."""
+    content = bytearray(file.read_bytes())
+    start = content.index(b"IDAT") + 4
+    content[start : start + 8] = bytes(8)
+    file.write_bytes(content)
+
+
+def test_broken_data_behind_a_sound_header(tmp_path, base, capsys):
+    write_experiment(tmp_path, {"a": {}, "b": {}}, model={"path": str(base)}, training={"model_max_length": 128})
+    images = tmp_path / "images"
+    for file, name in (("a_train-16.json", "one.png"), ("b_val-12.json", "two.png")):
+        shutil.copy(images / "red-train.png", images / name)
+        spoil(tmp_path / file, lambda records, name=name: records[2].update(image=name))
+    code, text = run(tmp_path, base, capsys)
+    total = len({path for file in tmp_path.glob("*_*.json") for path in images_of(file)})
+    assert (code, f"all {total} images decoded" in text) == (0, True)
+    for name in ("one.png", "two.png"):
+        break_image(images / name)
+    code, text = run(tmp_path, base, capsys)
+    assert code == 2
+    assert f"2 records with broken images (all {total} images decoded)" in text
+    for words in ("a_train-16.json, record a-train-2 (no. 2): unreadable_image: ", "one.png"):
+        assert words in text
+    for words in ("b_val-12.json, record b-val-2 (no. 2): unreadable_image: ", "two.png"):
+        assert words in text
+
+
+def images_of(file: Path) -> list[str]:
+    return [record["image"] for record in json.loads(file.read_text())]
+
+
+def test_a_seeded_choice_of_images_is_decoded(tmp_path, base, capsys, monkeypatch):
+    monkeypatch.setattr("visatb.commands.validate.AT_MOST", 3)
+    code, text = run(tmp_path, base, capsys)
+    assert (code, "3 of 12 images decoded (--all_images: all of them)" in text) == (0, True)
+    assert main([str(tmp_path / "experiment.yaml"), "--all_images"]) == 0
+    assert "all 12 images decoded" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

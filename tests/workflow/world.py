@@ -24,7 +24,9 @@ def write_task(folder: Path, task: str, counts: dict[str, int], seed: int = 0) -
             colour = list(COLOURS)[random.integers(len(COLOURS))]
             image = folder / "images" / f"{colour}-{split}.png"
             if not image.exists():
-                Image.new("RGB", (28, 28), COLOURS[colour]).save(image)
+                square = Image.new("RGB", (28, 28), COLOURS[colour])
+                square.putpixel((0, 0), (list(counts).index(split), 0, 0))  # no split's image is another's
+                square.save(image)
             question = {"from": "human", "value": f"<image>\nWhat colour has the {task}?"}
             turns = [question, {"from": "gpt", "value": colour}]
             records.append({"id": f"{task}-{split}-{index}", "image": image.name, "conversations": turns})

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava.data.decode import AT_MOST
 from visatb.experiment.read import load_experiment
 from visatb.workdir.layout import Layout
 from visatb.workflow.checks import FAULTS, validate
@@ -22,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="visatb validate", description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("experiment", type=Path, metavar="EXPERIMENT.yaml")
     parser.add_argument("--workdir", type=Path, help="work folder that keeps the data index")
+    parser.add_argument(
+        "--all_images", action="store_true", help=f"decode all images, not a seeded choice of {AT_MOST:,} of them"
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -30,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         experiment = load_experiment(arguments.experiment)
         with tempfile.TemporaryDirectory(prefix="visatb-validate-") as temporary:
-            validate(experiment, Layout((arguments.workdir or Path(temporary)).resolve()))
+            layout = Layout((arguments.workdir or Path(temporary)).resolve())
+            decoded = validate(experiment, layout, None if arguments.all_images else AT_MOST)
         if short := shortage(experiment, arguments.workdir or Path()):
             logger.warning("%s", short)
     except FAULTS as error:
@@ -40,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger().removeHandler(warnings)
     noted = f" ({warnings.count} warnings above)" if warnings.count else ""
     sys.stdout.write(f"{arguments.experiment}: data and settings are fit to run{noted}\n")
+    if decoded:
+        sys.stdout.write(f"{decoded}\n")
     return 0
 
 

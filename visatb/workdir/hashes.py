@@ -12,7 +12,7 @@ from typing import Any
 from eval.core import EvaluationError, read_json, write_json
 from llava.data.errors import DataError
 from llava.data.images import stamp
-from llava.data.records import read_records
+from llava.data.records import image_paths, read_records
 
 _STATS_AT_ONCE = 16  # for folders on a network
 
@@ -80,9 +80,7 @@ class Files:
         named: dict[str, None] = {}
         with suppress(DataError):  # what is wrong with a data file is said where it is checked
             for raw in read_records(path):
-                image = raw.content.get("image") if isinstance(raw.content, dict) else None
-                images = image if isinstance(image, list) else [image]
-                named |= dict.fromkeys(name for name in images if isinstance(name, str))
+                named |= dict.fromkeys(image_paths(raw.content))
         if held is not None and content != "missing":
             write_json(held, list(named))
         return list(named)

@@ -1,7 +1,8 @@
 """`visatb validate`: check all data and settings of an experiment, before anything is trained.
 
 Every training record is checked, its image looked up and its text tokenised as training will (the index stays for the
-final runs); every question file is read; every truth is put to its metric; every training argument to its parser.
+final runs); images are decoded, a seeded choice or all of them; every question file is read; every truth is put to its
+metric; every training argument to its parser.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from eval.cli import evaluate
 from eval.core import EvaluationError, read_answers, write_json
 from eval.metrics import load_metric
+from llava.data.decode import AT_MOST, Decoded, decode_images
 from llava.data.errors import DataError
+from llava.data.records import image_paths
 from visatb.experiment.models import ModelJob, Stage, models
 from visatb.experiment.names import SPLITS, Split
-from visatb.experiment.schema import Experiment
+from visatb.experiment.schema import Experiment, Task
 from visatb.experiment.training import batch_split, training_arguments
 from visatb.experiment.yaml_lines import ExperimentError, read
 from visatb.workdir.layout import Layout
@@ -59,8 +62,11 @@ class _Checks:
             return None
 
 
-def validate(experiment: Experiment, layout: Layout) -> None:
+def validate(experiment: Experiment, layout: Layout, images: int | None = AT_MOST) -> Decoded | None:
     """Check everything, and go on after a fault with all that does not depend on it.
+
+    `images` is how many are decoded, by a seeded choice; None for all. Returns how many of how many were, None where
+    there is no image folder.
 
     Raises:
         ExperimentError: everything that is wrong, with file and record.
@@ -79,13 +85,16 @@ def validate(experiment: Experiment, layout: Layout) -> None:
     stage = next((one for one in ("finals", *parsed) if parsed.get(one)), None)
     final = parsed[stage] if stage else None
     source = checks.run(_check_model, experiment, stage, final) if final else None
+    decoded = None
     if has_images:
-        if source and final:
-            checks.run(_check_training_data, source, final)
-        _check_questions(experiment, checks)
+        paths = (checks.run(_check_training_data, source, final) if source and final else None) or set()
+        paths |= _check_questions(experiment, checks)
         checks.run(_check_overlaps, experiment)
+        if folder is not None:
+            decoded = checks.run(decode_images, paths, folder, _data_files(experiment), images, experiment.seed)
     if checks.faults:
         raise ExperimentError("\n".join(checks.faults))
+    return decoded
 
 
 def _check_files(experiment: Experiment) -> None:
@@ -93,11 +102,22 @@ def _check_files(experiment: Experiment) -> None:
     if experiment.image_folder is not None and not Path(experiment.image_folder).is_dir():
         lost.append(f"{experiment.source}: image_folder: {experiment.image_folder} is no folder")
     for name, task in experiment.tasks.items():
-        for file in [*task.train, *filter(None, task.questions.values())]:
-            if not Path(file).is_file():
-                lost.append(f"{experiment.source}: task {name}: {file} does not exist")
+        lost += [
+            f"{experiment.source}: task {name}: {file} does not exist"
+            for file in _files_of(task)
+            if not Path(file).is_file()
+        ]
     if lost:
         raise ExperimentError("\n".join(lost))
+
+
+def _files_of(task: Task) -> list[str]:
+    return [*task.train, *filter(None, task.questions.values())]
+
+
+def _data_files(experiment: Experiment) -> list[str]:
+    """All files of records that are there, each once."""
+    return list(dict.fromkeys(file for task in experiment.tasks.values() for file in _there(_files_of(task))))
 
 
 def _check_launch(experiment: Experiment) -> None:
@@ -166,14 +186,15 @@ def _check_model(experiment: Experiment, stage: Stage, parsed: Parsed) -> Source
     return source
 
 
-def _check_training_data(source: Source, parsed: Parsed) -> None:
-    """Build the index of the whole training data, which the final runs then find ready."""
+def _check_training_data(source: Source, parsed: Parsed) -> set[str]:
+    """Build the index of the whole training data, which the final runs then find ready; returns the images' paths."""
     from llava.data.index import unknown_answers
     from llava.train.tasks import resolve_tasks
     from llava.train.train import load_data
 
     _, data, training = parsed
-    summary = load_data(data.data_path, source, resolve_tasks(data, training), data, training).store.summary
+    store = load_data(data.data_path, source, resolve_tasks(data, training), data, training).store
+    summary = store.summary
     faults = [text for text, all_of_them in unknown_answers(summary) if all_of_them]
     faults += [
         f"task {task}: {counts.get('samples', 0)} training records are too few; a subset must be able to be smaller"
@@ -182,17 +203,21 @@ def _check_training_data(source: Source, parsed: Parsed) -> None:
     ]
     if faults:
         raise DataError("\n".join(faults))
+    return store.image_paths()
 
 
-def _check_questions(experiment: Experiment, checks: _Checks) -> None:
+def _check_questions(experiment: Experiment, checks: _Checks) -> set[str]:
+    """Check the question files; returns the paths of their images."""
+    paths: set[str] = set()
     asked = [(split, task) for model in models(experiment) for split in SPLITS for task in model.asked[split]]
     for split, name in dict.fromkeys(asked):
         file = experiment.tasks[name].questions[split]
         if file and Path(file).is_file():
-            checks.run(_check_question_file, experiment, split, name, file)
+            paths |= checks.run(_check_question_file, experiment, split, name, file) or set()
+    return paths
 
 
-def _check_question_file(experiment: Experiment, split: Split, name: str, file: str) -> None:
+def _check_question_file(experiment: Experiment, split: Split, name: str, file: str) -> set[str]:
     from llava.infer.questions import read_questions
 
     task = experiment.tasks[name]
@@ -205,6 +230,7 @@ def _check_question_file(experiment: Experiment, split: Split, name: str, file: 
         raise DataError(f"{file}: one question says nothing about a model; give task {name} more for {split}")
     if split == "val" or task.score is None:
         _check_truths(Path(file), questions.records, task.metric)
+    return {path for record in questions.records for path in image_paths(record)}
 
 
 def _check_overlaps(experiment: Experiment) -> None:
