@@ -22,6 +22,7 @@ from visatb.commands.terminal import duration, plain_console
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workdir.layout import Layout
+from visatb.workdir.state import read_object
 from visatb.workflow.engine import Options, Outcome, RefusedError, run_experiment
 from visatb.workflow.jobs import jobs
 from visatb.workflow.keys import compute
@@ -142,9 +143,18 @@ class _Lines:
             )
 
 
+def say_words(layout: Layout, console: Console) -> None:
+    """What came out, in the report's own words."""
+    words = read_object(layout.results).get("words")
+    if words:
+        text = f"{words['headline']}.\n{words['sentence']}" + (f"\n{words['caution']}" if words["caution"] else "")
+        console.print(text, markup=False, highlight=False)
+
+
 def _end(outcome: Outcome, layout: Layout, console: Console, seconds: float) -> int:
     if outcome.finished:
         console.print(render(read_status(layout.root)))
+        say_words(layout, console)
         console.print(f"finished in {duration(seconds)}")
         sys.stdout.write(f"{layout.report}\n")
         return 0

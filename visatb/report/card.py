@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from visatb.report.figures import interval_kind
 from visatb.report.load import Run
 from visatb.report.measured import interval_condition
 
@@ -88,7 +89,7 @@ def _weights(run: Run) -> str:
         rows.append([_text(task), f"{weights['weights'][task]:.4f}", text])
     alpha = ", ".join(f"{name} {share:.3g}" for name, share in weights["alpha"].items())
     table = _table(["Task", "λ", "95% interval"], rows)
-    said = ["The intervals are over validation questions only, with one training of each proxy"] if intervals else []
+    said = [f"The intervals hold the noise of {_of(interval_kind(weights))}"] if intervals else []
     said += [condition] if (condition := interval_condition(weights)) else []
     doubts = [f"- {_text(text)}" for text in weights.get("warnings", [])]
     parts = [f"T = {weights['temperature']:.4g}; α: {alpha}.", table, "; ".join(said) + "." if said else ""]
@@ -102,7 +103,20 @@ def _results(results: Mapping[str, Any] | None) -> str:
     heads = [f"{_text(t)} {_text(h['label'])} {h['arrow']}" for t, h in zip(tasks, results["heads"], strict=True)]
     rows = [[_text(row["name"]), *(cell["text"] for cell in row["cells"]), *row["deltas"]] for row in results["rows"]]
     said = f"ΔI and ΔE are in percent of {_text(results['baseline'])}."
-    return _table(["Method", *heads, "ΔI% ↑", "ΔE% ↓"], rows) + f"\n\n{said}"
+    parts = [_table(["Method", *heads, "ΔI% ↑", "ΔE% ↓"], rows), said, _comparisons(results["comparisons"])]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _comparisons(compared: Mapping[str, Any] | None) -> str:
+    if not compared:
+        return ""
+    more = ["p (Holm)", "Verdict on ΔI"] if compared["verdicts"] else []
+    head = ["Methods", "ΔI", f"95%, {compared['kind']}", "ΔE", "95%", "ΔI, each run", *more]
+    rows = []
+    for row in compared["rows"]:
+        cells = [_text(row["name"]), *row["gain"], *row["error"], row["runs"]]
+        rows.append([*cells, row["p"], row["verdict"]] if more else cells)
+    return _table(head, rows)
 
 
 def _again(run: Run, shown: Mapping[str, Any], final: str | None) -> str:
@@ -120,13 +134,24 @@ def _again(run: Run, shown: Mapping[str, Any], final: str | None) -> str:
 
 def _limits(run: Run, shown: Mapping[str, Any]) -> str:
     items = [
-        "One training run of each method, with one seed: differences between seeds are not known.",
+        *_limits_of_runs(shown["results"]),
         "Tested on the test sets named above and on nothing else; in particular not for safety, bias or robustness.",
         "The task weights hold for this base model, this data and these sampling rates.",
         "The licences of the base model and of the training data apply; they are not recorded here.",
         *(_text(note) for note in shown["notes"]),
     ]
     return "\n".join(f"- {item}" for item in items)
+
+
+def _of(kind: str) -> str:
+    return {"questions only": "validation questions only, with one training of each proxy"}.get(kind, kind)
+
+
+def _limits_of_runs(results: Mapping[str, Any] | None) -> list[str]:
+    runs = results["runs"] if results else 1
+    if runs == 1:
+        return ["One training run of each method, with one seed: differences between seeds are not known."]
+    return [f"{runs} training runs of each method, each with a seed of its own; this checkpoint is the first of them."]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

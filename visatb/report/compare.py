@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from visatb.report.load import METRICS, Cell, ReportError, Run, load
+from visatb.report.load import METRICS, ReportError, Run, load
 from visatb.report.page import asset, template, write
 from visatb.report.version import version
+from visatb.workdir.scores import Cell
 
 GONE = "–"
 Table = dict[str, Any]  # title, said, head, rows of texts

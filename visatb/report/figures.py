@@ -48,7 +48,7 @@ def write_figures(run: Run, losses: Mapping[str, Mapping[str, Points]], folder: 
         draws["groups"] = lambda: _groups(grouping)
     deltas = _deltas_of(run)
     if deltas:
-        draws["results"] = lambda: _results(deltas)
+        draws["results"] = lambda: _results(deltas, {name: run.deltas(name) for name in deltas})
     if losses:
         draws["training_loss"] = lambda: _losses(losses)
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,9 +134,10 @@ def _weights(weights: Mapping[str, Any]) -> Figure:
         axes.barh(names, values, left=done, height=0.62, color=PART_COLOURS[part], label=PART_NAMES[part])
         done = done + values
     for row, unit in enumerate(weights["difficulties"]):
-        interval = unit_interval(weights, unit)
-        if interval:
-            axes.plot(interval, [row, row], color="#1c1e21", linewidth=1.2)
+        for kind, width in (("", 1.2), ("questions", 3.5)):
+            interval = unit_interval(weights, unit, kind)
+            if interval:
+                axes.plot(interval, [row, row], color="#1c1e21", linewidth=width)
         axes.text(1.09, row, f"{done[row]:.3f}", va="center", ha="right", fontsize=8, transform=beside)
     axes.axvline(1, color="#1c1e21", linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xlabel(f"λ (T = {weights['temperature']:.4g})")
@@ -145,11 +146,23 @@ def _weights(weights: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def unit_interval(weights: Mapping[str, Any], unit: str) -> tuple[float, float] | None:
-    """The interval of a unit's λ (that of any of its tasks), None without intervals."""
+def unit_interval(weights: Mapping[str, Any], unit: str, kind: str = "") -> tuple[float, float] | None:
+    """The interval of a unit's λ (that of any of its tasks), None without intervals.
+
+    `kind` "questions": that of the questions alone, where the other one holds the noise of training, too.
+    """
     members = weights.get("groups", {}).get(unit, [unit])
-    found = next((weights.get("intervals", {})[task] for task in members if task in weights.get("intervals", {})), None)
+    intervals = weights.get("intervals") or {}
+    if kind:
+        kinds = weights.get("uncertainty") or {}
+        intervals = (kinds.get(kind) or {}).get("weights") or {} if "both" in kinds else {}
+    found = next((intervals[task] for task in members if task in intervals), None)
     return (float(found["low"]), float(found["high"])) if found else None
+
+
+def interval_kind(weights: Mapping[str, Any]) -> str:
+    """What the intervals of λ hold; an older file has those of the questions."""
+    return str(weights.get("interval_kind", "questions only")) if weights.get("intervals") else ""
 
 
 def _deltas_of(run: Run) -> dict[str, tuple[float, float]]:
@@ -164,7 +177,9 @@ def _deltas_of(run: Run) -> dict[str, tuple[float, float]]:
     }
 
 
-def _results(deltas: Mapping[str, tuple[float, float]]) -> Figure:
+def _results(
+    deltas: Mapping[str, tuple[float, float]], runs: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+) -> Figure:
     names = sorted(deltas, key=lambda name: -deltas[name][0])
     figure = Figure(figsize=(6.4, 0.9 + 0.34 * len(names)))
     colours = [METHOD_COLOURS[0] if name == "VisATB" else "#a3a8ae" for name in names]
@@ -173,7 +188,10 @@ def _results(deltas: Mapping[str, tuple[float, float]]) -> Figure:
         sides, (0, 1), ("ΔI % (higher is better)", "ΔE % (lower is more even)"), strict=True
     ):
         bars = axes.barh([plain(name) for name in names], [deltas[name][column] for name in names], color=colours)
-        axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+        several = {name: runs[name][column] for name in names if len(runs[name][column]) > 1}
+        axes.bar_label(bars, fmt="%.2f", padding=14 if several else 3, fontsize=8)
+        for name, values in several.items():
+            axes.plot(values, [names.index(name)] * len(values), "o", color="#1c1e21", markersize=3)
         axes.set_xlabel(title)
         axes.axvline(0, color="#1c1e21", linewidth=0.8)
         axes.margins(x=0.2)

@@ -11,7 +11,10 @@ from typing import Any
 import yaml
 
 from visatb.experiment.names import safe
+from visatb.workdir.changes import deltas_by_run
 from visatb.workdir.layout import Layout
+from visatb.workdir.scores import Cell, read_cell
+from visatb.workdir.verdict import Comparison, compare, noise_of_proxies
 
 PROXIES = ("base", "mini", "plus_mini", "single", "single_mini")  # every other model is a method's
 COMPONENTS = ("out", "in", "difficulty")
@@ -30,22 +33,6 @@ FRACTIONS = ("em", "iou@0.5", "mean_iou", "gleu")  # shown in percent
 
 class ReportError(ValueError):
     """A work folder that cannot be reported on; the message names the file and what would mend it."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One metric of one score file: its figure, standard error, and per-sample values where they are kept.
-
-    `ids`: n question ids; `values`, `weights`: n numbers each (the figure is the weighted mean); empty without them.
-    """
-
-    metric: str
-    value: float
-    stderr: float | None
-    higher_is_better: bool
-    ids: list[str] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -87,6 +74,18 @@ class Run:
     def test_cells(self, task: str, method: str) -> list[Cell]:
         """A method's test figures of a task, empty where there are none (a score from outside)."""
         return self.scores.get(("test", task, self.model_of(method, task)), [])
+
+    def cells(self, task: str, model: str) -> list[Cell]:
+        """A model's test figures of a task, empty where there are none."""
+        return self.scores.get(("test", task, model), [])
+
+    def deltas(self, method: str) -> tuple[list[float], list[float]]:
+        """ΔI% and ΔE% of each run of a method, against the baseline's run of the same seed."""
+        return deltas_by_run(self.results, method) if self.results else ([], [])
+
+    def comparisons(self) -> list[Comparison]:
+        """All methods against EW and STL; first the one that the headline is about."""
+        return compare(self.results, self.cells, noise_of_proxies(self.weights, self.matrix))
 
     @property
     def methods(self) -> list[str]:
@@ -209,28 +208,13 @@ def _scores(
     cells, malformed, answers = {}, {}, {}
     for key, content in files.items():
         try:
-            cells[key] = [_cell(entry, samples.get(key, [])) for entry in content["scores"]]
+            cells[key] = [read_cell(entry, samples.get(key, [])) for entry in content["scores"]]
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ReportError(f"{content['path']}: not a score file ({type(error).__name__}: {error})") from error
         malformed[key] = (int(content.get("num_malformed", 0)), int(content.get("num_samples", 0)))
         if isinstance(content.get("answers"), dict):
             answers[key] = content["answers"]
     return cells, malformed, answers
-
-
-def _cell(entry: Mapping[str, Any], samples: list[dict[str, Any]]) -> Cell:
-    metric, stderr = str(entry["metric"]), entry.get("stderr")
-    there = all(metric in sample["values"] for sample in samples)
-    kept = samples if there else []
-    return Cell(
-        metric=metric,
-        value=float(entry["value"]),
-        stderr=None if stderr is None else float(stderr),
-        higher_is_better=bool(entry.get("higher_is_better", True)),
-        ids=[str(sample["id"]) for sample in kept],
-        values=[float(sample["values"][metric]) for sample in kept],
-        weights=[float(sample.get("weights", {}).get(metric, 1.0)) for sample in kept],
-    )
 
 
 def _trainings(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from visatb.report import svg
-from visatb.report.figures import unit_interval
+from visatb.report.figures import interval_kind, unit_interval
 from visatb.report.load import COMPONENTS, Run
 from visatb.report.tree import read_tree
 
@@ -105,7 +105,7 @@ def weights(run: Run) -> dict[str, Any] | None:
     weights = run.weights
     groups, totals = weights.get("groups") or {}, unit_weights(weights)
     parts: dict[str, list[tuple[str, float]]] = {}
-    intervals, rows = {}, []
+    intervals, inner, rows = {}, {}, []
     for unit, total in totals.items():
         components = [weights["components"][part][unit] for part in COMPONENTS]
         shares = [weights["alpha"][part] * value for part, value in zip(COMPONENTS, components, strict=True)]
@@ -113,6 +113,9 @@ def weights(run: Run) -> dict[str, Any] | None:
         interval = unit_interval(weights, unit)
         if interval:
             intervals[unit] = interval
+        narrow = unit_interval(weights, unit, "questions")
+        if narrow:
+            inner[unit] = narrow
         rows.append(
             {
                 "name": unit,
@@ -128,16 +131,19 @@ def weights(run: Run) -> dict[str, Any] | None:
                 "components": [f"{value:.4f}" for value in components],
                 "total": f"{total:.4f}",
                 "interval": f"{interval[0]:.3f} – {interval[1]:.3f}" if interval else "–",
+                "inner": f"{narrow[0]:.3f} – {narrow[1]:.3f}" if narrow else "–",
                 "above": _above(weights, groups.get(unit, [unit])[0]),
             }
         )
     names = shlex.join(str(task) for task in weights["tasks"])
     values = " ".join(f"{weights['weights'][task]:.4f}" for task in weights["tasks"])
     return {
-        "chart": svg.weight_bars(parts, intervals),
+        "chart": svg.weight_bars(parts, intervals, inner),
         "rows": rows,
         "fixed": [(task, f"{value:.4f}") for task, value in fixed_weights(weights).items()],
         "with_intervals": bool(intervals),
+        "with_inner": bool(inner),
+        "kind": interval_kind(weights),
         "condition": interval_condition(weights),
         "temperature": f"{weights['temperature']:.4g}",
         "command": f"--task_names {names} --visatb_weights {values}",

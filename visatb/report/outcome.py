@@ -8,14 +8,16 @@ from typing import Any
 
 from visatb.report import svg
 from visatb.report.load import FRACTIONS, METRICS, PROXIES, Run, is_proxy
-from visatb.report.verdict import Comparison, task_changes
+from visatb.workdir.changes import task_changes, task_changes_by_run
+from visatb.workdir.verdict import ENOUGH, Change, Comparison
+from visatb.workdir.words import signed
 
 CURVES = {"loss": "Loss", "grad_norm": "Gradient norm", "learning_rate": "Learning rate"}  # as the Trainer logs them
 MOST_COLUMNS = 10  # figures of a method that fit beside each other; where there are more, tasks are the rows
 
 
-def results_table(run: Run, comparison: Comparison | None) -> dict[str, Any] | None:
-    """Tables 1 and 3: test figures of all methods with ΔI and ΔE, the best and second marked, and two charts."""
+def results_table(run: Run, comparisons: Sequence[Comparison]) -> dict[str, Any] | None:
+    """Tables 1 and 3: test figures of all methods with ΔI and ΔE, the best and second marked; charts, comparisons."""
     results = run.results
     if not results:
         return None
@@ -53,7 +55,9 @@ def results_table(run: Run, comparison: Comparison | None) -> dict[str, Any] | N
         "stl_steps": "the final run's number of optimizer steps" if stl == "equal" else "one epoch of its task",
         "with_second": sum(name != "STL" for name in results["methods"]) > 2,
         "with_errors": any(cell["spread"] for column in columns for cell in column["cells"].values()),
-        "charts": _result_charts(run, comparison),
+        "charts": _result_charts(run, comparisons[0] if comparisons else None),
+        "runs": comparisons[0].runs if comparisons else 1,
+        "comparisons": comparison_table(comparisons),
         "classes": svg.method_classes(list(results["methods"])),
     }
 
@@ -103,7 +107,10 @@ def _result_charts(run: Run, comparison: Comparison | None) -> dict[str, Any]:
     methods = [name for name in results["methods"] if name != results.get("baseline")]
     gains = {name: float(v) for name in methods if (v := (results.get("delta_i") or {}).get(name)) is not None}
     errors = {name: float(v) for name in methods if (v := (results.get("delta_e") or {}).get(name)) is not None}
-    charts: dict[str, Any] = {"deltas": svg.delta_bars(gains, errors, "VisATB") if len(gains) > 1 else None}
+    runs = {name: run.deltas(name) for name in gains}
+    several = any(len(points) > 1 for points, _ in runs.values())
+    shown = svg.delta_bars(gains, errors, "VisATB", runs) if len(gains) > 1 or (gains and several) else None
+    charts: dict[str, Any] = {"deltas": shown, "several": several}
     ordered = sorted(methods, key=lambda name: (name == "VisATB", name == "EW"))
     changes = {name: task_changes(results, name) for name in ordered}
     classes = svg.method_classes(list(results["methods"]))
@@ -111,9 +118,36 @@ def _result_charts(run: Run, comparison: Comparison | None) -> dict[str, Any]:
     own = comparison.own if comparison else {}
     whiskers = {task: change.interval for task, change in own.items() if change.interval}
     charts["whiskers"] = comparison.method if comparison and whiskers else ""
-    charts["changes"] = svg.change_dots(tasks, changes, classes, whiskers) if tasks else None
+    charts["changes"] = None
+    if tasks:
+        by_run = {name: task_changes_by_run(results, name) for name in ordered}
+        charts["changes"] = svg.change_dots(tasks, changes, classes, whiskers, by_run)
     charts["legend"] = [(classes[name], name) for name in reversed(ordered)]
     return charts
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> dict[str, Any] | None:
+    """All comparisons as rows of texts; None where there is but the one that the headline is about."""
+    if len(comparisons) < 2:
+        return None
+    verdicts = comparisons[0].runs >= ENOUGH
+    rows = [
+        {
+            "name": f"{c.method} against {c.other}",
+            "gain": _difference(c.gain),
+            "error": _difference(c.error),
+            "runs": signed(" ".join(f"{value:+.2f}" for value in c.gain.runs)),
+            "p": "by itself" if c.adjusted is None else f"{c.adjusted:.3f}",
+            "verdict": c.verdict,
+        }
+        for c in comparisons
+    ]
+    return {"rows": rows, "verdicts": verdicts, "kind": comparisons[0].kind, "others": len(comparisons) - 1}
+
+
+def _difference(change: Change) -> tuple[str, str]:
+    low, high = change.interval or (None, None)
+    return signed(f"{change.value:+.2f}"), "–" if low is None else signed(f"{low:+.2f} to {high:+.2f}")
 
 
 def losses(run: Run) -> dict[str, dict[str, list[tuple[float, float]]]]:

@@ -52,6 +52,12 @@ class _Chart:
     def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
         self.add("line", css, x1=x1, y1=y1, x2=x2, y2=y2)
 
+    def seeds(self, values: Sequence[float], scale: _scale, y: float, what: str, css: str = "") -> None:
+        """A small point for each run, where there are several."""
+        for place, value in enumerate(values if len(values) > 1 else ()):
+            hint = f"{what} {value:+.2f}% in run {place + 1}"
+            self.add("circle", f"seed {css}".strip(), None, hint, cx=scale(value), cy=y, r=2.6)
+
     def markup(self) -> Markup:
         text = ElementTree.tostring(self.root, encoding="unicode", short_empty_elements=True)
         return Markup(text)
@@ -115,9 +121,14 @@ def task_tree(tree: Tree, groups: Mapping[str, Sequence[str]]) -> Markup:
 
 
 def weight_bars(
-    parts: Mapping[str, Sequence[tuple[str, float]]], intervals: Mapping[str, tuple[float, float]]
+    parts: Mapping[str, Sequence[tuple[str, float]]],
+    intervals: Mapping[str, tuple[float, float]],
+    inner: Mapping[str, tuple[float, float]],
 ) -> Markup:
-    """λ of each unit as the sum of its components (class, share × value), with its interval; a line stands at 1."""
+    """λ of each unit as the sum of its components (class, share × value); a line stands at 1.
+
+    `intervals` are whiskers with ends; `inner`, of the questions alone where the others hold training, thick lines.
+    """
     totals = {name: sum(value for _, value in pieces) for name, pieces in parts.items()}
     high = max([1.5, *totals.values(), *(high for _, high in intervals.values())]) * 1.02
     scale = _scale(0, high, GUTTER, WIDTH - 48)
@@ -137,17 +148,26 @@ def weight_bars(
             chart.line(low, y + 15, top, y + 15, "whisker")
             chart.line(low, y + 11, low, y + 19, "whisker")
             chart.line(top, y + 11, top, y + 19, "whisker")
+        if name in inner:
+            low, top = (scale(value) for value in inner[name])
+            chart.line(low, y + 15, top, y + 15, "whisker inner")
         chart.label(WIDTH - 2, y + 19, f"{totals[name]:.3f}", "value end")
     chart.line(scale(1), 0, scale(1), len(parts) * ROW, "one")
     return chart.markup()
 
 
-def delta_bars(gains: Mapping[str, float], errors: Mapping[str, float], highlight: str) -> Markup:
-    """ΔI% (signed) and ΔE% of each method, side by side."""
+def delta_bars(
+    gains: Mapping[str, float],
+    errors: Mapping[str, float],
+    highlight: str,
+    runs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> Markup:
+    """ΔI% (signed) and ΔE% of each method, side by side; a point for each run where there are several (`runs`)."""
     names = sorted(gains, key=lambda name: -gains[name])
     middle = GUTTER + (WIDTH - GUTTER) * 0.58
-    left = _scale(min([0.0, *gains.values()]), max([0.1, *gains.values()]), GUTTER, middle - 50)
-    right = _scale(0, max([0.1, *errors.values()]), middle + 8, WIDTH - 42)
+    every = [[*of.values(), *(v for pair in runs.values() for v in pair[k])] for k, of in enumerate((gains, errors))]
+    left = _scale(min([0.0, *every[0]]), max([0.1, *every[0]]), GUTTER, middle - 50)
+    right = _scale(0, max([0.1, *every[1]]), middle + 8, WIDTH - 42)
     said = ", ".join(f"{name}: ΔI {gains[name]:+.2f}%, ΔE {errors.get(name, 0):.2f}%" for name in names)
     chart = _Chart(len(names) * ROW + 24, "Average change and average loss of each method", said, "deltas")
     chart.label(GUTTER, 13, "ΔI % ↑", "axis start")
@@ -159,12 +179,16 @@ def delta_bars(gains: Mapping[str, float], errors: Mapping[str, float], highligh
         a, b = sorted((left(0), left(gains[name])))
         hint = f"{name}: ΔI {gains[name]:+.2f}%"
         chart.add("rect", css, None, hint, x=a, y=y + 5, width=max(b - a, 1), height=18)
-        chart.label(b + 5, y + 18, f"{gains[name]:+.2f}", "value start")
+        points = runs.get(name, ((), ()))
+        chart.label(max([b, *map(left, points[0])]) + 6, y + 18, f"{gains[name]:+.2f}", "value start")
+        chart.seeds(points[0], left, y + 14, f"{name}: ΔI")
         if name in errors:
             length = right(errors[name]) - right(0)
             hint = f"{name}: ΔE {errors[name]:.2f}%"
             chart.add("rect", f"{css} loss", None, hint, x=right(0), y=y + 5, width=max(length, 1), height=18)
-            chart.label(right(errors[name]) + 5, y + 18, f"{errors[name]:.2f}", "value start")
+            end = max([right(errors[name]), *map(right, points[1])])
+            chart.label(end + 6, y + 18, f"{errors[name]:.2f}", "value start")
+            chart.seeds(points[1], right, y + 14, f"{name}: ΔE")
     chart.line(left(0), 20, left(0), chart.height, "zero")
     chart.line(right(0), 20, right(0), chart.height, "zero")
     return chart.markup()
@@ -175,9 +199,14 @@ def change_dots(
     changes: Mapping[str, Mapping[str, float]],
     css_of: Mapping[str, str],
     whiskers: Mapping[str, tuple[float, float]],
+    runs: Mapping[str, Mapping[str, Sequence[float]]],
 ) -> Markup:
-    """I_i% of each method on each task: a row per task, a dot per method (the last lies on top, with `whiskers`)."""
+    """I_i% of each method on each task: a row per task, a dot per method (the last lies on top, with `whiskers`).
+
+    `runs`, method → task → I_i% of each run: small points, where there are several.
+    """
     every = [value for row in changes.values() for value in row.values()]
+    every += [value for row in runs.values() for points in row.values() for value in points]
     every += [end for interval in whiskers.values() for end in interval]
     low, high = min([0.0, *every]), max([0.0, *every])
     room = (high - low) * 0.06 or 1
@@ -196,6 +225,7 @@ def change_dots(
             low, high = whiskers[task]
             chart.line(scale(low), y, scale(high), y, "whisker")
         for method, figures in changes.items():
+            chart.seeds(runs.get(method, {}).get(task, ()), scale, y, f"{task}, {method}:", css_of[method])
             if task in figures:
                 hint = f"{task}, {method}: {figures[task]:+.2f}%"
                 chart.add("circle", f"dot {css_of[method]}", None, hint, cx=scale(figures[task]), cy=y, r=5.5)

@@ -14,8 +14,9 @@ from visatb.report import measured, outcome
 from visatb.report.costs import costs
 from visatb.report.load import COMPONENTS, Run, is_proxy
 from visatb.report.tables import csv_links
-from visatb.report.verdict import Comparison, compare
-from visatb.report.words import in_words
+from visatb.workdir.conclusions import WAITING
+from visatb.workdir.verdict import Comparison
+from visatb.workdir.words import in_words
 from weighting_visatb import collapsed
 
 WEIGHT_RANGE = (0.5, 2.0)  # the paper's advice against over-balancing (section 3.5)
@@ -24,7 +25,8 @@ FEWEST_STEPS = 100  # of a proxy run (Appendices B and G)
 
 def view(run: Run) -> dict[str, Any]:
     """Everything the template needs but the predictions and the figure files."""
-    comparison = compare(run)
+    comparisons = run.comparisons()
+    comparison = comparisons[0] if comparisons else None
     return {
         "title": str(run.experiment.get("name") or run.folder.resolve().name),
         "facts": _facts(run),
@@ -36,7 +38,7 @@ def view(run: Run) -> dict[str, Any]:
         "contributions": measured.contributions(run),
         "difficulties": measured.difficulties(run),
         "weights": measured.weights(run),
-        "results": outcome.results_table(run, comparison),
+        "results": outcome.results_table(run, comparisons),
         "losses": outcome.loss_charts(run),
         "curves": outcome.curves(run),
         "whatif": measured.whatif(run),
@@ -84,7 +86,7 @@ def _waiting_words(run: Run) -> str:
         return "The task weights wait for the proxies and their validation; run `visatb run` again to go on."
     if not run.results:
         return "The task weights are there; the final runs and their tests are still to come."
-    return "VisATB and a method to compare it with do not both have all their test scores yet."
+    return WAITING
 
 
 def _tiles(run: Run, comparison: Comparison | None) -> list[dict[str, str]]:

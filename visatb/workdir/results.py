@@ -15,6 +15,7 @@ from eval.core import EvaluationError, read_json, write_json
 from eval.overall import Table, overall
 from visatb.experiment.models import models, stl_model
 from visatb.experiment.schema import Experiment
+from visatb.workdir.conclusions import conclusions
 from visatb.workdir.layout import Layout
 from visatb.workdir.state import Steps, read_object
 from visatb.workdir.subsets import Subsets, TrainingData
@@ -62,7 +63,8 @@ def write_results(experiment: Experiment, layout: Layout) -> None:
         else {},
         "waiting": waiting,
     }
-    write_json(layout.results, content | _deltas(experiment, metrics, figures))
+    content |= _deltas(experiment, metrics, figures)
+    write_json(layout.results, content | conclusions(content, layout))
 
 
 def _scored(experiment: Experiment, layout: Layout, task: str) -> tuple[list[dict[str, Any]], Figures]:
