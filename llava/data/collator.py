@@ -35,14 +35,21 @@ class Collator:
     int64[B, S]; `position_ids` int64[B, S] (int64[R, B, S] for R > 1) begin anew with each sample, and with the padding
     at the end of a row. A row longer than `model_max_length` occurs only for a sample that is itself longer.
 
+    Packed with `variable_length`, as flash attention needs it: one row of all samples without padding, and where each
+    of them begins and ends in `cu_seq_lens_q` and `cu_seq_lens_k` int32[samples + 1], with the longest sample in
+    `max_length_q` and `max_length_k` (numbers). Several rows would be taken for one sample each.
+
     A batch without any image gets one more row (packed: one more sample) with a blank image, task 0 and no targets, so
     that the vision tower and the projector take part on every process; under ZeRO-3 or DDP they would hang otherwise.
     """
 
-    def __init__(self, processor: Processor, model_max_length: int, packing: bool = False) -> None:
+    def __init__(
+        self, processor: Processor, model_max_length: int, packing: bool = False, variable_length: bool = False
+    ) -> None:
         self.processor = processor
         self.model_max_length = model_max_length
         self.packing = packing
+        self.variable_length = variable_length
         pad = processor.tokenizer.pad_token_id
         # Padding is masked, or a sequence of its own, and is never a target: any id that is no image serves.
         self.pad_token_id = pad if pad is not None else processor.tokenizer.eos_token_id
@@ -50,7 +57,7 @@ class Collator:
             raise ValueError("the tokenizer has neither a padding nor an end token to pad rows with")
         self._blank: Sample | None = None
 
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         samples = [_without_first_target(sample) for sample in samples]
         if all(len(sample) == len(_TOKEN_KEYS) for sample in samples):
             samples.append(self._blank_sample())
@@ -69,11 +76,10 @@ class Collator:
             **self.processor.row_inputs(input_ids),
         }
 
-    def _packed(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        packs = [
-            [samples[i] for i in pack]
-            for pack in first_fit_decreasing([len(sample["input_ids"]) for sample in samples], self.model_max_length)
-        ]
+    def _packed(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        lengths = [len(sample["input_ids"]) for sample in samples]
+        capacity = sum(lengths) if self.variable_length else self.model_max_length
+        packs = [[samples[i] for i in pack] for pack in first_fit_decreasing(lengths, capacity)]
         size = max(sum(len(sample["input_ids"]) for sample in pack) for pack in packs)
         input_ids = self._rows([_joined(pack, "input_ids") for pack in packs], size, self.pad_token_id)
         positions = torch.stack([self._positions(pack, size) for pack in packs], dim=1)  # [R, B, S]
@@ -88,6 +94,7 @@ class Collator:
             "position_ids": positions[0] if len(positions) == 1 else positions,
             **_pixels([sample for pack in packs for sample in pack]),
             **self.processor.row_inputs(input_ids),
+            **(_boundaries(packs[0]) if self.variable_length else {}),
         }
 
     def _positions(self, pack: Sequence[Sample], size: int) -> Tensor:
@@ -132,6 +139,15 @@ def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int
         packs[pack].append(index)
         free[pack] -= lengths[index]
     return packs
+
+
+def _boundaries(pack: Sequence[Sample]) -> dict[str, Any]:
+    """Where each sample of a row begins and ends, under the names that transformers' flash attention reads."""
+    lengths = [len(sample["input_ids"]) for sample in pack]
+    ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends} | dict.fromkeys(
+        ("max_length_q", "max_length_k"), max(lengths)
+    )
 
 
 def _without_first_target(sample: Sample) -> Sample:

@@ -260,7 +260,9 @@ def make_trainer(
         load_model=lambda path: source.family.load_model(path, dtype=dtype),
         train_dataset=train_set,
         eval_dataset=eval_set,
-        data_collator=Collator(source.processor, training.model_max_length, data.packing),
+        data_collator=Collator(
+            source.processor, training.model_max_length, data.packing, "flash" in str(model.attn_implementation)
+        ),
         processing_class=source.processor,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from llava.data.collator import Collator
 from llava.data.template import image_ids
@@ -48,9 +50,32 @@ def samples(processor: Processor, number: int = 24) -> list[dict[str, Any]]:
     return result
 
 
-def train(folder: Path, out: Path, packing: bool, **options: Any) -> tuple[dict[str, torch.Tensor], VitwTrainer]:
+def variable_length_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    """What flash attention's kernels compute, one sample after the other; without boundaries each row is one."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    ends = kwargs.get("cu_seq_lens_q")
+    cuts = [0, query.shape[2]] if ends is None else ends.tolist()
+    causal = kwargs.get("is_causal", getattr(module, "is_causal", False))
+    parts = [
+        torch.nn.functional.scaled_dot_product_attention(
+            *(part[:, :, start:end] for part in (query, key, value)), is_causal=causal, scale=scaling
+        )
+        for start, end in itertools.pairwise(cuts)
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+AttentionInterface.register("varlen_stand_in", variable_length_attention)
+AttentionMaskInterface.register("varlen_stand_in", lambda *_, **__: None)  # padding is told by the boundaries alone
+
+
+def train(
+    folder: Path, out: Path, packing: bool, flash: bool = False, **options: Any
+) -> tuple[dict[str, torch.Tensor], VitwTrainer]:
     family = family_of(folder)
     processor = family.load_processor(folder)
+    attention = {"text_config": "varlen_stand_in"} if flash else None
     args = VitwTrainingArguments(
         output_dir=str(out),
         weight_method="VisATB",
@@ -64,26 +89,39 @@ def train(folder: Path, out: Path, packing: bool, **options: Any) -> tuple[dict[
         **options,
     )
     trainer = VitwTrainer(
-        family.load_model(folder, dtype=torch.float64),
+        family.load_model(folder, dtype=torch.float64, attn_implementation=attention),  # type: ignore[arg-type]
         args,
         task_names=TASKS,
         weighter=args.make_weighter(3, [0.5, 2.0, 1.5]),
         train_dataset=samples(processor),
-        data_collator=Collator(processor, model_max_length=64, packing=packing),
+        data_collator=Collator(processor, model_max_length=64, packing=packing, variable_length=flash),
     )
     trainer.train()
     return {n: p.detach() for n, p in trainer.model.named_parameters()}, trainer
 
 
+@pytest.mark.parametrize("flash", [False, True], ids=["sdpa", "flash"])
 @pytest.mark.parametrize("family", MAKERS)
-def test_packed_training_equals_unpacked(family, tmp_path):
+def test_packed_training_equals_unpacked(family, flash, tmp_path):
     folder = MAKERS[family](tmp_path / "model")
     unpacked, _ = train(folder, tmp_path / "a", packing=False)
-    packed, trainer = train(folder, tmp_path / "b", packing=True)
+    packed, trainer = train(folder, tmp_path / "b", packing=True, flash=flash)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
     assert batch["input_ids"].shape[0] < 8
     assert any(len(set(row.tolist())) > 1 for row in batch["vitw_task_ids"])
     assert max((packed[n] - unpacked[n]).abs().max().item() for n in packed) < 1e-9
+
+
+def test_flash_attention_gets_one_row_with_the_boundaries_of_its_samples(tmp_path):
+    processor = family_of(folder := tiny_llava(tmp_path / "model")).load_processor(folder)
+    data = samples(processor, 5)
+    batch = Collator(processor, 64, packing=True, variable_length=True)(data)
+    lengths = sorted((len(sample["input_ids"]) for sample in data), reverse=True)
+    assert batch["input_ids"].shape == (1, sum(lengths))
+    assert batch["cu_seq_lens_q"].tolist() == [0, *np.cumsum(lengths)]
+    assert (batch["cu_seq_lens_q"].dtype, batch["max_length_q"]) == (torch.int32, lengths[0])
+    starts = batch["cu_seq_lens_k"][:-1].long()
+    assert batch["position_ids"][0, starts].tolist() == [0] * 5
 
 
 def test_packed_rows_leak_without_the_forward_patch(tmp_path):

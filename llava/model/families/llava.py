@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -115,7 +115,7 @@ class LlavaFamily(Family):
         """The layers behind the one whose features are read, and the norm behind the last."""
         named = dict(model.get_submodule(self.vision_modules[0]).named_modules())
         layers: Any = next(module for name, module in named.items() if name.endswith("encoder.layers"))
-        selected: Any = model.config.vision_feature_layer
+        selected: Any = cast(Any, model).config.vision_feature_layer
         read = [selected] if isinstance(selected, int) else selected
         used = max(layer if layer >= 0 else len(layers) + 1 + layer for layer in read)
         return [*layers[used:], *(module for name, module in named.items() if name.endswith("post_layernorm"))]
