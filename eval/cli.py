@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval.core import IDENTITY, Evaluation, EvaluationError, Sample, Scored, in_words, read_answers, told, write_json
+from eval.answers import IDENTITY, Sample, in_words, read_answers, told
+from eval.errors import EvaluationError
 from eval.metrics import Metric, load_metric
+from eval.scores import Evaluation, Scored
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,11 @@ def evaluate(
 ) -> Evaluation:
     """Score an answer file by the metric registered under that name, or by several (the first feeds the weights).
 
-    Task, model and split are taken from the file where they are not given, and left out where nothing tells them;
-    EvaluationError where the file is not as it should be.
+    An answer that any of the metrics cannot read is malformed. Task, model and split are taken from the file where
+    they are not given, and left out where nothing tells them. `log_notes` says what a reader must know of the file.
+
+    Raises:
+        EvaluationError: the file is not as it should be.
     """
     path = Path(answers)
     samples = read_answers(path)
@@ -44,6 +49,12 @@ def _score(path: Path, samples: list[Sample], metric: str | Metric | Sequence[st
     columns = [column for part in parts for column in part.columns]
     malformed = [any(flags) for flags in zip(*(part.malformed for part in parts), strict=True)]
     return Scored(columns, malformed, list(dict.fromkeys(note for part in parts for note in part.notes)))
+
+
+def log_notes(path: Path, evaluation: Evaluation) -> None:
+    """Warn of what a reader of the values must know of the answer file `path`."""
+    for note in evaluation.scored.notes:
+        logger.warning("%s: %s", path, note)
 
 
 def single_reference(path: Path, samples: Sequence[Sample]) -> None:
@@ -110,21 +121,17 @@ def score_answers(
     given = {key: getattr(arguments, key) for key in IDENTITY}
     identity = told(path, samples, **given) if targets else {key: value for key, value in given.items() if value}
     evaluation = Evaluation(samples, _score(path, samples, metric), identity)
-    for note in evaluation.scored.notes:
-        logger.warning("%s: %s", path, note)
-    # Per-sample scores first: whoever sees the score file may rely on what stands beside it.
-    if arguments.per_sample:
-        write_json(arguments.per_sample, evaluation.per_sample_file())
-    if arguments.output:
-        write_json(arguments.output, evaluation.score_file())
-        if missing := [key for key in IDENTITY if key not in identity]:
-            flags = " ".join(f"--{key}" for key in missing)
-            logger.warning(
-                "%s does not say %s: good to read, not to enter a validation matrix; %s would say it",
-                arguments.output,
-                in_words(missing),
-                flags,
-            )
+    log_notes(path, evaluation)
+    evaluation.write(arguments.output, arguments.per_sample)
+    missing = [key for key in IDENTITY if key not in identity]
+    if arguments.output and missing:
+        flags = " ".join(f"--{key}" for key in missing)
+        logger.warning(
+            "%s does not say %s: good to read, not to enter a validation matrix; %s would say it",
+            arguments.output,
+            in_words(missing),
+            flags,
+        )
     return evaluation
 
 

@@ -20,8 +20,9 @@ from typing import Any
 if not __package__:  # run as a file, from anywhere: the package's parent folder must be on the path
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from eval.answers import Sample, read_answers
 from eval.cli import make_parser, score_answers, summary
-from eval.core import Column, EvaluationError, Sample, Scored, read_answers
+from eval.errors import EvaluationError
 from eval.judge_client import OPENAI, JudgeSettings
 from eval.judge_panel import Judgement, Panel, Question
 from eval.judge_prompts import (
@@ -36,6 +37,7 @@ from eval.judge_prompts import (
     review_messages,
 )
 from eval.metrics import Metric, is_blank
+from eval.scores import Column, Scored
 
 logger = logging.getLogger(__name__)
 

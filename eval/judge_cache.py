@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from eval.core import EvaluationError
+from eval.errors import EvaluationError
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from eval.core import EvaluationError
+from eval.errors import EvaluationError
 from eval.judge_cache import Messages, Reply
 
 if TYPE_CHECKING:

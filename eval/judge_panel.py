@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from eval.core import EvaluationError
+from eval.errors import EvaluationError
 from eval.judge_cache import Messages, Reply, ReplyCache, request_key
 from eval.judge_client import JudgeClient, JudgeSettings, warn_unless_ready
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.core import EvaluationError, Sample, read_json
+from eval.answers import Sample
+from eval.errors import EvaluationError
+from eval.files import read_json
 from eval.judge_cache import Messages, Reply
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from decimal import Context, Decimal, localcontext
 from typing import Any
 
-from eval.core import Column, EvaluationError, Sample, Scored
+from eval.answers import Sample
+from eval.errors import EvaluationError
+from eval.scores import Column, Scored
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from typing import Any
 if not __package__:  # run as a file, from anywhere: the package's parent folder must be on the path
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from eval.core import EvaluationError, read_json, write_json
+from eval.errors import EvaluationError
+from eval.files import read_json, write_json
 
 Key = tuple[str, str]  # task, metric ("" where a task has one only)
 LOWER = "↓"

@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
+from eval.files import sync, write_text
+
 logger = logging.getLogger(__name__)
 
 COMPLETE = "complete"
@@ -29,6 +31,7 @@ WEIGHTER_FILE = "weighter.json"
 DAMAGED = "damaged-"
 """What the name of a checkpoint folder that is put aside begins with."""
 ADVICE = "The training has diverged and is stopped; mostly the learning rate (--learning_rate) is too high."
+_MARKER = re.compile(rf"{COMPLETE}|\.{COMPLETE}\..*tmp")  # or what a killed run left of it
 _ALWAYS = ("trainer_state.json", WEIGHTER_FILE)
 _MODEL = ("config.json", "adapter_config.json")
 
@@ -64,7 +67,7 @@ def mark_complete(folder: Path) -> None:
     """Bring all files of `folder` to the disk, then write its `complete`."""
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
     sync_tree(folder)
-    write_synced(folder / COMPLETE, json.dumps({"files": dict(sorted(files.items()))}, indent=1) + "\n")
+    write_text(folder / COMPLETE, json.dumps({"files": dict(sorted(files.items()))}, indent=1) + "\n")
 
 
 def find_damage(folder: Path) -> str | None:
@@ -108,26 +111,6 @@ def describe_nonfinite(folder: str | Path, step: int) -> str | None:
     return f"step {step}: {len(names)} saved tensors hold NaN or infinities ({some}). {ADVICE}" if names else None
 
 
-def write_synced(file: Path, text: str) -> None:
-    """Write a text file whole or not at all, through to the disk."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
-    sync(file.parent)
-
-
-def sync(path: Path) -> None:
-    """Bring a file's content, or a folder's list of names, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def sync_tree(folder: Path) -> None:
     """Bring a folder with all that lies below it to the disk."""
     for path in [*folder.rglob("*"), folder]:
@@ -135,7 +118,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file() and path.name not in (COMPLETE, f".{COMPLETE}.tmp"))
+    return (path for path in folder.rglob("*") if path.is_file() and not _MARKER.fullmatch(path.name))
 
 
 def _expected_of_old(folder: Path) -> dict[str, int | None]:

@@ -27,6 +27,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from eval.files import whole_file
 from llava.data.errors import REASONS, DataError
 from llava.data.images import stamp
 from llava.data.index_rows import BatchResult, IndexSettings, run_batches
@@ -306,7 +307,6 @@ def unknown_answers(summary: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
 def copy_problems(index: str | os.PathLike[str], target: str | os.PathLike[str]) -> int:
     """Copy the list of records left out to `target`, whole or not at all; returns how many there are."""
     source, target = Path(index) / PROBLEMS_FILE, Path(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    with whole_file(target) as temporary:
+        shutil.copyfile(source, temporary)
     return sum(read_summary(Path(index))["skipped"].values())

@@ -6,12 +6,10 @@ import base64
 import binascii
 import csv
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from eval.disk import move_into_place
 from llava.data.errors import DataError
 from llava.data.records import read_records
 
@@ -85,11 +83,3 @@ def decode_image(path: Path, index: Any, text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(f"{path}, record {index}: its image is not base64 ({error}); fetch the file again") from error
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    move_into_place(temporary, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from eval.core import read_answers
+from eval.answers import read_answers
 from eval.metrics import load_metric
 from llava.eval.benchmark import Benchmark, Result, Score
 
@@ -13,7 +13,7 @@ from llava.eval.benchmark import Benchmark, Result, Score
 def judge(benchmark: Benchmark, answers: Path, data: Path) -> Result:
     """The judge's value for an answer file, its parts, and who judged how.
 
-    Raises eval.core.EvaluationError (a ValueError) where the judge fails; what it said until then is kept.
+    Raises eval.errors.EvaluationError (a ValueError) where the judge fails; what it said until then is kept.
     """
     assert benchmark.judge is not None
     scored = load_metric(benchmark.judge, **benchmark.judge_options(data)).score(read_answers(answers))

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from eval.files import write_bytes
 from llava.data.errors import DataError
 from llava.data.records import Record
 from llava.eval.benchmark import (
@@ -25,7 +26,7 @@ from llava.eval.benchmark import (
     truth_of,
     with_options,
 )
-from llava.eval.files import decode_image, find, read_table, write_bytes
+from llava.eval.files import decode_image, find, read_table
 
 _LETTERS = "ABCD"
 _COPIES = 1_000_000

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.files import write_bytes
 from llava.data.errors import DataError
 from llava.data.records import Record
 from llava.eval.benchmark import Benchmark, Submission
-from llava.eval.files import MissingDataError, read_json, write_bytes
+from llava.eval.files import MissingDataError, read_json
 from llava.eval.registry import BENCHMARKS
 from llava.eval.submit import as_bytes
 from llava.eval.summary import Summary, compare, comparison_table, read_summaries

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.core import EvaluationError
+from eval.errors import EvaluationError
 from eval.overall import Table, overall, zero_shot
 from llava.data.errors import DataError
 from llava.eval.benchmark import Benchmark, Result

@@ -17,13 +17,13 @@ import json
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from eval.disk import move_into_place
+from eval import files
+from eval.errors import EvaluationError
 from llava.data.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -173,18 +173,9 @@ class Journal:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` whole or not at all. Raises DataError where the folder cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(content, stream, indent=1)
-                stream.write("\n")
-            os.chmod(temporary, 0o644)  # mkstemp gives 0600, which would keep colleagues from reading results
-            move_into_place(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+        files.write_json(path, content)
+    except EvaluationError as error:
+        raise DataError(str(error)) from error
 
 
 def _read_json(path: Path) -> Any:

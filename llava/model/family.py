@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from eval.disk import move_into_place
+from eval.files import write_text
 from transformers_patch.checkpoint import load_whole
 
 TEMPLATE_KEY = "conversation_template"
@@ -163,6 +163,4 @@ def update_json(file: Path, values: dict[str, Any]) -> None:
     """Set ``values`` in the JSON object in ``file`` (made if absent), whole or not at all."""
     content = json.loads(file.read_text()) if file.exists() else {}
     content.update(values)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    move_into_place(temporary, file)
+    write_text(file, json.dumps(content, indent=2, sort_keys=True) + "\n")

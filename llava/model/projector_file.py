@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from eval.disk import move_into_place
+from eval.files import whole_file
 from llava.model.projector import original_names, projector_shapes
 from llava.model.shards import read_shard
 
@@ -88,9 +88,7 @@ def convert_projector_file(source: Path, output: Path, to: str) -> None:
 
 
 def _write(target: Path, tensors: dict[str, torch.Tensor]) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    if target.suffix == ".safetensors":
-        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary)
-    else:
-        torch.save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary)
-    move_into_place(temporary, target)
+    copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    save = save_file if target.suffix == ".safetensors" else torch.save
+    with whole_file(target) as temporary:
+        save(copies, temporary)

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from eval.disk import move_into_place
+from eval.files import move_into_place
 
 SHARD_BYTES = 4 * 2**30
 _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")

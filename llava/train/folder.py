@@ -14,9 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from eval.files import sync, write_text
 from llava.train.arguments import UsageError
 from llava.train.without_effect import WITHOUT_EFFECT
-from transformers_patch.checkpoint import DAMAGED, sync, sync_tree, write_synced
+from transformers_patch.checkpoint import DAMAGED, sync_tree
 
 SETTINGS = "run_settings.json"
 CARD = "run_card.json"
@@ -121,9 +122,8 @@ def read_json(file: Path) -> Any:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_synced(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write a JSON file whole or not at all; OSError where the folder cannot be written."""
+    write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _foreign(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from eval.disk import move_into_place
+from eval.files import move_into_place
 from llava.model.assemble import build_llava
 from llava.model.original.model import from_original
 from llava.model.projector import VisionFeatures

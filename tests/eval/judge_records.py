@@ -2,7 +2,7 @@
 
 import json
 
-from eval.core import read_answers
+from eval.answers import read_answers
 
 
 def record(place, question, truth, answer, **more):

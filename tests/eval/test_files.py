@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import eval.core
+import eval.answers
+import eval.errors
 from eval import caption, caption_list, gleu, grounding, qa
 from eval.cli import evaluate
 from eval.collect import collect
 
-FOLDER = Path(eval.core.__file__).parent
+FOLDER = Path(eval.answers.__file__).parent
 COMMANDS = {"caption": caption, "caption_list": caption_list, "grounding": grounding, "qa": qa, "gleu": gleu}
 
 
@@ -104,7 +105,7 @@ def test_what_the_records_say_goes_before_the_file_name(tmp_path):
     ],
 )
 def test_file_names_tell_task_split_and_model(name, identity):
-    match = eval.core.ANSWER_FILE_NAME.fullmatch(name)
+    match = eval.answers.ANSWER_FILE_NAME.fullmatch(name)
     assert (match["task"], match["model"], match["split"]) == identity
 
 
@@ -123,7 +124,7 @@ def test_several_metrics_of_one_file(tmp_path):
 def test_ids_that_come_again_are_told_apart(tmp_path):
     path = tmp_path / "f.json"
     path.write_text(json.dumps([record(0, "a", "a"), record(0, "b", "b"), {**record(0, "c", "c"), "question_id": 7}]))
-    assert [sample.id for sample in eval.core.read_answers(path)] == ["q0", "q0#2", "7"]
+    assert [sample.id for sample in eval.answers.read_answers(path)] == ["q0", "q0#2", "7"]
 
 
 def test_caption_sends_several_references_to_caption_list(tmp_path, capsys):
@@ -199,8 +200,8 @@ def test_what_nothing_tells_is_said_at_once_and_the_rest_kept(tmp_path, caplog):
     assert json.loads(out.read_text())["task"] == "GQA"
     assert "s.json does not say the model and the split" in caplog.text
     assert "--model --split would say it" in caplog.text
-    with pytest.raises(eval.core.EvaluationError, match=r"tell the model and the split; pass --model --split"):
-        eval.core.identify(path, eval.core.read_answers(path))
+    with pytest.raises(eval.errors.EvaluationError, match=r"tell the model and the split; pass --model --split"):
+        eval.answers.identify(path, eval.answers.read_answers(path))
 
 
 def test_a_matrix_asks_for_all_that_is_missing_at_once(tmp_path):
@@ -208,7 +209,7 @@ def test_a_matrix_asks_for_all_that_is_missing_at_once(tmp_path):
         path = answers(tmp_path / f"{name}.answers", ("a", "a"), **more)
         out, per_sample = tmp_path / "scores" / f"{name}.json", tmp_path / "scores" / f"{name}.samples.json"
         assert qa.main(["-a", str(path), "--output", str(out), "--per_sample", str(per_sample)]) == 0
-    with pytest.raises(eval.core.EvaluationError) as raised:
+    with pytest.raises(eval.errors.EvaluationError) as raised:
         collect(tmp_path / "scores", "val")
     lines = str(raised.value).splitlines()
     assert "x.json does not say the task, the model and the split" in lines[0]
@@ -251,5 +252,5 @@ def test_a_failed_write_leaves_nothing(tmp_path, capsys, monkeypatch):
 
 def test_a_metric_whose_engine_is_missing_says_so(monkeypatch):
     monkeypatch.setitem(eval.metrics.METRICS, "judge", "eval.not_there:JudgeMetric")
-    with pytest.raises(eval.core.EvaluationError, match=r"metric 'judge': its engine \(eval\.not_there\)"):
+    with pytest.raises(eval.errors.EvaluationError, match=r"metric 'judge': its engine \(eval\.not_there\)"):
         eval.metrics.load_metric("judge")

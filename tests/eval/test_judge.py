@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import eval.judge
-from eval.core import EvaluationError
+from eval.errors import EvaluationError
 from eval.judge import JudgeMetric, MMVetMetric, main
 from eval.judge_cache import Reply, ReplyCache, request_key
 from eval.judge_client import OPENAI, JudgeSettings, default_cache

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import eval.judge
-from eval.core import EvaluationError, read_answers
+from eval.answers import read_answers
+from eval.errors import EvaluationError
 from eval.judge import JudgeMetric
 from eval.judge_client import JudgeSettings
 from tests.eval.judge_server import Answer, JudgeServer, completion

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eval.core import EvaluationError
+from eval.errors import EvaluationError
 from eval.judge_cache import Reply
 from eval.judge_prompts import Contexts, Rules, grade_messages, read_grade, read_review, review_messages
 from tests.eval.judge_records import sample, write

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from eval.core import Column, EvaluationError, Sample
+from eval.answers import Sample
+from eval.errors import EvaluationError
 from eval.metrics import iou, load_metric, parse_box
+from eval.scores import Column
 
 
 def samples(*pairs):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.core import identify, read_answers
+from eval.answers import identify, read_answers
 from llava.data.template import encode_prompt
 from llava.model.family import family_of
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import weighting_visatb
-from eval.core import EvaluationError, read_json
+from eval.errors import EvaluationError
+from eval.files import read_json
 from tests.workflow import stand_ins
 from tests.workflow.test_run import SMALL
 from tests.workflow.world import write_experiment

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from eval.core import EvaluationError
+from eval.errors import EvaluationError
 from tests.workflow.runs import Run
 from tests.workflow.world import write_experiment
 from visatb.experiment.groups import _silhouette, group_tasks

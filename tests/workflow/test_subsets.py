@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from eval.core import EvaluationError
+from eval.errors import EvaluationError
 from tests.workflow.world import write_experiment
 from visatb.experiment.models import models
 from visatb.experiment.read import load_experiment

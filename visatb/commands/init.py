@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.files import write_text
 from llava.data.errors import DataError
 from llava.disk import write_problem
 from visatb.experiment.draft import draft
 from visatb.experiment.yaml_lines import ExperimentError
-from visatb.workflow.files import write_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

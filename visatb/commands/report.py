@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.core import EvaluationError
+from eval.errors import EvaluationError
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.report import IMAGE_BYTES, SAMPLES_PER_TASK, build, compare

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from eval.core import EvaluationError
+from eval.errors import EvaluationError
 from llava.data.errors import DataError
 from llava.disk import write_problem
 from visatb.commands.status import render

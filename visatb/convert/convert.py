@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from eval.files import write_lines
 from llava.data.errors import DataError
 from llava.data.records import read_records, record_name
 from visatb.convert import forms
@@ -89,19 +88,3 @@ def read_weights(path: Path) -> dict[str, float]:
         return {str(task): float(weight) for task, weight in content["weights"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is no weights file ({type(error).__name__}: {error})") from error
-
-
-def write_lines(path: Path, records: Iterable[Record]) -> int:
-    """Write JSONL, one record at a time, whole or not at all; returns how many there are."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    written = 0
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            for record in records:
-                stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-                written += 1
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return written

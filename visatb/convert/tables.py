@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eval.files import whole_file
 from llava.data.errors import BadSampleError, DataError
 from llava.data.images import ImageFolder
 from visatb.convert.forms import Record, form_of, from_messages, images_of
@@ -32,21 +33,16 @@ def write_table(path: Path, records: Iterable[tuple[str, Record]], images: Path 
     schema = _schema()
     written, size = 0, 0
     rows: list[Record] = []
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for name, record in records:
-                rows.append(_row(record, folder, name))
-                written += 1
-                size += sum(len(image["bytes"]) for image in rows[-1]["images"])
-                if len(rows) >= _ROWS or size >= _BYTES:
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-                    rows, size = [], 0
-            if rows:
+    with whole_file(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for name, record in records:
+            rows.append(_row(record, folder, name))
+            written += 1
+            size += sum(len(image["bytes"]) for image in rows[-1]["images"])
+            if len(rows) >= _ROWS or size >= _BYTES:
                 writer.write_table(pa.Table.from_pylist(rows, schema))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+                rows, size = [], 0
+        if rows:
+            writer.write_table(pa.Table.from_pylist(rows, schema))
     return written
 
 

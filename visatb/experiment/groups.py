@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.core import EvaluationError
+from eval.errors import EvaluationError
 from visatb.experiment.names import safe
 
 Matrix = NDArray[np.float64]

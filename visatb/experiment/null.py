@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.disk import move_into_place
+from eval.files import move_into_place
 from visatb.experiment import records
 from visatb.experiment.yaml_lines import ExperimentError
 

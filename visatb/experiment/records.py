@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.disk import move_into_place
+from eval import files
 from llava.data.errors import DataError
 from llava.data.records import read_records, record_name
 
@@ -69,27 +66,16 @@ def with_task(content: Any, task: str, name: str) -> dict[str, Any]:
 
 
 def write_records(path: Path, records: Iterator[dict[str, Any]]) -> int:
-    """Write a JSON array of records, one at a time, whole or not at all; returns how many there are."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    written = 0
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            for record in records:
-                stream.write(b",\n" if written else b"[\n")
-                stream.write(_as_utf8(record))
-                written += 1
-            stream.write(b"\n]\n" if written else b"[]\n")
-        os.chmod(temporary, 0o644)
-        move_into_place(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return written
+    """Write a JSON array of records, one at a time, whole or not at all; returns how many there are.
+
+    DataError names a record that is no text.
+    """
+    return files.write_records(path, records, _as_utf8)
 
 
 def _as_utf8(record: dict[str, Any]) -> bytes:
     try:
-        return json.dumps(record, ensure_ascii=False).encode()
+        return files.as_utf8(record)
     except UnicodeEncodeError as error:
         raise DataError(
             f"record {record.get('id')!r} of task {record.get('task')}: holds half of a surrogate pair, no text; "

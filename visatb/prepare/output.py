@@ -5,7 +5,6 @@ Task files are named `{task}_{split}-{size}.json`, the size being the exact numb
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import zlib
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.disk import move_into_place
+from eval.files import move_into_place, write_records
 from visatb.prepare.source import PrepareError, Record, Summary
 
 Item = TypeVar("Item")
@@ -46,19 +45,14 @@ class Output:
 
     def write(self, task: str, split: str, records: Iterable[Record]) -> Summary:
         """Write a task's split; PrepareError where nothing is in it."""
-        temporary = self.folder / f".{task}_{split}.tmp"
+        unnamed = self.folder / f".{task}_{split}"  # until its records are counted
         tally = Tally(task, split)
-        with temporary.open("w", encoding="utf-8") as stream:
-            for record in self._kept(records, tally):
-                stream.write(",\n" if tally.samples else "[\n")
-                stream.write(json.dumps({**record, "task": task}, ensure_ascii=False))
-                tally.add(record)
-            stream.write("\n]\n")
+        write_records(unnamed, ({**record, "task": task} for record in self._kept(records, tally)))
         if not tally.samples:
             gone = f" ({tally.missing} records without their image were left out)" if tally.missing else ""
             raise PrepareError(f"task {task}: nothing to put into {split}{gone}")
         name = f"{task}_{split}-{tally.samples}.json"
-        move_into_place(temporary, self.folder / name)
+        move_into_place(unnamed, self.folder / name)
         self.summaries.append(tally.summary(name))
         return self.summaries[-1]
 
@@ -67,6 +61,7 @@ class Output:
             absent = sum(not self.has(image) for image in images_of(record))
             tally.missing += absent
             if not (absent and self.drop_missing):
+                tally.add(record)
                 yield record
 
     def draw(self, total: int, size: int, name: str) -> NDArray[np.bool_]:

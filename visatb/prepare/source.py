@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.disk import move_into_place
+from eval.files import move_into_place, write_json, write_records
 from llava.data.records import Record
 
 logger = logging.getLogger(__name__)
@@ -81,8 +81,7 @@ def write_tasks(folder: Path, tasks: Mapping[tuple[str, str], Sequence[Record]])
         if not records:
             raise PrepareError(f"task {task}: nothing to put into {split}")
         file = folder / f"{task}_{split}-{len(records)}.json"
-        with file.open("w", encoding="utf-8") as stream:
-            stream.write("[\n" + ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in records) + "\n]\n")
+        write_records(file, records)
         summaries.append(summarise(task, split, file.name, records))
     return summaries
 
@@ -119,7 +118,7 @@ def prepare(source: Source, args: argparse.Namespace, output: Path, overwrite: b
         temporary.chmod(0o755)
         summaries = source.write(args, temporary)
         marker = {"settings": settings, "summary": [vars(summary) for summary in summaries]}
-        (temporary / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+        write_json(temporary / MARKER, marker)
         if output.exists():
             shutil.rmtree(output)
         move_into_place(temporary, output)

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.files import write_text
 from visatb.report.load import METRICS, ReportError, Run, load
-from visatb.report.page import asset, template, write
+from visatb.report.page import asset, template
 from visatb.report.version import version
 from visatb.workdir.scores import Cell
 
@@ -35,7 +36,7 @@ def build_comparison(first: Path, second: Path) -> Path:
     path = first / "report" / f"compare-{second.resolve().name}.html"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, page)
+        write_text(path, page)
     except OSError as error:
         raise ReportError(f"{path}: cannot be written ({error})") from error
     return path

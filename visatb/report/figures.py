@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from eval.files import whole_file
 from visatb.report.load import COMPONENTS, Run
 from visatb.report.svg import Points, method_classes
 from visatb.report.tree import read_tree
@@ -56,9 +56,8 @@ def write_figures(run: Run, losses: Mapping[str, Mapping[str, Points]], folder: 
         for name, draw in draws.items():
             figure = draw()
             for suffix, metadata in (("pdf", {"CreationDate": None, "Producer": None}), ("png", {"Software": None})):
-                temporary = folder / f".{name}.tmp.{suffix}"
-                figure.savefig(temporary, dpi=200, bbox_inches="tight", metadata=metadata)
-                os.replace(temporary, folder / f"{name}.{suffix}")
+                with whole_file(folder / f"{name}.{suffix}") as temporary:
+                    figure.savefig(temporary, format=suffix, dpi=200, bbox_inches="tight", metadata=metadata)
     for message in sorted({str(warning.message) for warning in caught}):
         logger.warning("figures: %s", message)  # such as a letter that matplotlib's font does not have
     return list(draws)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import os
 from importlib import resources
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from eval.files import write_text
 from visatb.report.card import model_card
 from visatb.report.figures import write_figures
 from visatb.report.load import ReportError, load
@@ -41,8 +41,8 @@ def build_report(workdir: Path, samples_per_task: int, image_bytes: int) -> Path
             whatif_json=script_json(shown["whatif"]),
             folder=workdir.resolve().name,
         )
-        write(folder / "MODEL_CARD.md", model_card(run, shown))
-        write(folder / "index.html", page)
+        write_text(folder / "MODEL_CARD.md", model_card(run, shown))
+        write_text(folder / "index.html", page)
     except OSError as error:
         raise ReportError(f"{folder}: cannot be written ({error})") from error
     logger.info("report: %s (%.1f MB)", folder / "index.html", len(page.encode()) / 1e6)
@@ -71,13 +71,3 @@ def template(name: str) -> Template:
 def asset(name: str) -> str:
     """One of the page's own files."""
     return resources.files("visatb.report").joinpath("assets", name).read_text(encoding="utf-8")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,7 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from eval.core import EvaluationError, Sample, identify, read_answers
+from eval.answers import Sample, identify, read_answers
+from eval.errors import EvaluationError
 from llava.data.errors import BadSampleError
 from llava.data.images import ImageFolder
 from visatb.report.load import FRACTIONS, METRICS, Run, is_proxy

@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from eval.core import EvaluationError, read_json, write_json
+from eval.errors import EvaluationError
+from eval.files import read_json, write_json
 from llava.data.errors import DataError
 from llava.data.images import stamp
 from llava.data.records import image_paths, read_records

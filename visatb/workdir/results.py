@@ -11,13 +11,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from eval.core import EvaluationError, read_json, write_json
+from eval.errors import EvaluationError
+from eval.files import read_json, read_object, write_json
 from eval.overall import Table, overall
+from eval.scores import read_score_file
 from visatb.experiment.models import models, stl_model
 from visatb.experiment.schema import Experiment
 from visatb.workdir.conclusions import conclusions
 from visatb.workdir.layout import Layout
-from visatb.workdir.state import Steps, read_object
+from visatb.workdir.state import Steps
 from visatb.workdir.subsets import Subsets, TrainingData
 
 _AGAIN = "a score that this run should have made is missing or damaged; remove the file and run again"
@@ -79,14 +81,11 @@ def _scored(experiment: Experiment, layout: Layout, task: str) -> tuple[list[dic
 def _own_figures(path: Path) -> tuple[list[dict[str, Any]], list[float]]:
     """Metrics and figures of a score file that the run has made."""
     try:
-        scores = read_json(path)["scores"]
-        metrics = [{"metric": one["metric"], "higher_is_better": one["higher_is_better"]} for one in scores]
-        figures = [_number(one["value"], f"{path}: {one['metric']}") for one in scores]
-    except (EvaluationError, LookupError, TypeError) as error:
-        raise EvaluationError(f"{error if isinstance(error, EvaluationError) else path}: {_AGAIN}") from error
-    if not figures:
-        raise EvaluationError(f"{path}: it holds no score; {_AGAIN}")
-    return metrics, figures
+        scores = read_score_file(path).scores
+    except EvaluationError as error:
+        raise EvaluationError(f"{error}: {_AGAIN}") from error
+    metrics = [{"metric": one.metric, "higher_is_better": one.higher_is_better} for one in scores]
+    return metrics, [one.value for one in scores]
 
 
 def _from_outside(experiment: Experiment, path: Path, task: str) -> tuple[list[dict[str, Any]], Figures]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from eval.core import EvaluationError, read_json, write_json
+from eval.files import read_object, write_json
 from visatb.experiment.names import Split
 from visatb.workdir import outputs
 from visatb.workdir.hashes import Files
@@ -88,15 +88,6 @@ def is_locked(path: Path) -> bool:
         return True
     finally:
         os.close(handle)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where the file is missing or was cut off."""
-    try:
-        content = read_json(path)
-    except EvaluationError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 class Steps:

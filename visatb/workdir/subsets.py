@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.core import EvaluationError, read_json, write_json
+from eval.errors import EvaluationError
+from eval.files import read_json, write_json
 from visatb.experiment import records
 from visatb.experiment.models import ModelJob, Size, models
 from visatb.experiment.names import SPLITS, Split

@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from eval.cli import evaluate
-from eval.core import EvaluationError, read_answers, write_json
+from eval.answers import read_answers
+from eval.cli import evaluate, log_notes
+from eval.errors import EvaluationError
+from eval.files import write_json
 from eval.metrics import load_metric
 from llava.data.decode import AT_MOST, Decoded, decode_images
 from llava.data.errors import DataError
@@ -253,9 +255,7 @@ def _check_truths(file: Path, records: list[dict[str, Any]], metrics: list[str])
             read_answers(answers)
             for metric in metrics:
                 if metric not in _SLOW_METRICS:
-                    truths = evaluate(answers, metric, task="task", model="truth", split="val")
-                    for note in truths.scored.notes:
-                        logger.warning("%s: %s", file, note)
+                    log_notes(file, evaluate(answers, metric, task="task", model="truth", split="val"))
         except EvaluationError as error:
             raise EvaluationError(str(error).replace(str(answers), str(file))) from error
 

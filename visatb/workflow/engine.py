@@ -21,23 +21,14 @@ from typing import Any
 
 import psutil
 
-from eval.core import write_json
+from eval.files import read_object, write_json, write_text
 from visatb.experiment.names import safe
 from visatb.experiment.read import load_experiment
 from visatb.experiment.schema import Experiment
 from visatb.workdir.layout import Layout
-from visatb.workdir.state import (
-    Keys,
-    LockedError,
-    is_done,
-    locked,
-    noted_keys,
-    read_keys,
-    read_object,
-)
+from visatb.workdir.state import Keys, LockedError, is_done, locked, noted_keys, read_keys
 from visatb.workflow import devices, warm
 from visatb.workflow.context import REPOSITORY
-from visatb.workflow.files import write_text
 from visatb.workflow.job import STOP_FILE
 from visatb.workflow.jobs import CHECK, SUBSETS, Job
 from visatb.workflow.jobs import jobs as all_jobs

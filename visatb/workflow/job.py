@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.core import EvaluationError
+from eval.errors import EvaluationError
+from eval.files import read_object
 from llava.data.errors import DataError
 from llava.disk import write_problem
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workdir.layout import Layout
-from visatb.workdir.state import Steps, locked, mark_done, read_keys, read_object
+from visatb.workdir.state import Steps, locked, mark_done, read_keys
 from visatb.workflow import devices
 from visatb.workflow.context import Context
 from visatb.workflow.jobs import jobs

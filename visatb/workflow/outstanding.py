@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from eval.core import read_json, write_json
+from eval.files import read_json, write_json
 from visatb.experiment.groups import group_tasks
 from visatb.experiment.models import models
 from visatb.experiment.schema import Experiment

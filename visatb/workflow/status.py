@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.files import read_object
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workdir.layout import Layout
-from visatb.workdir.state import Steps, is_done, is_locked, read_keys, read_object
+from visatb.workdir.state import Steps, is_done, is_locked, read_keys
 from visatb.workflow.estimate import weight_advice
 from visatb.workflow.jobs import Job, jobs
 

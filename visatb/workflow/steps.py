@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from eval.core import Column, Evaluation, Sample, Scored, identify, read_answers, write_json
-from eval.metrics import load_metric
+from eval.cli import evaluate, log_notes
+from eval.files import read_object, write_json
 from visatb.experiment.models import ModelJob, models
 from visatb.experiment.names import Split
 from visatb.workdir.results import write_cost, write_results
-from visatb.workdir.state import Kind, Step, read_object
+from visatb.workdir.state import Kind, Step
 from visatb.workdir.subsets import Subsets, write_subsets
 from visatb.workflow import outputs, stage_commands
 from visatb.workflow.context import Context
@@ -143,21 +143,11 @@ def score(context: Context, step: Step) -> None:
 def score_task(context: Context, model: str, split: Split, task: str, questions: Path) -> None:
     """Write a task's score file and its per-sample scores."""
     layout = context.layout
-    path = layout.answers(split, model, questions)
-    samples = read_answers(path)
-    identity = identify(path, samples, task=task, model=model, split=split)
-    scored = [load_metric(metric).score(samples) for metric in context.experiment.tasks[task].metric]
-    for note in dict.fromkeys(note for one in scored for note in one.notes):
-        logger.warning("%s: %s", path, note)
-    evaluation = Evaluation(samples, _joined(samples, scored), identity)
-    write_json(layout.per_sample(split, task, model), evaluation.per_sample_file())
-    write_json(layout.score(split, task, model), evaluation.score_file())
-
-
-def _joined(samples: list[Sample], scored: list[Scored]) -> Scored:
-    """The columns of all metrics; an answer that the first one cannot read is malformed."""
-    columns: list[Column] = [column for one in scored for column in one.columns]
-    return Scored(columns, scored[0].malformed)
+    answers = layout.answers(split, model, questions)
+    metrics = context.experiment.tasks[task].metric
+    evaluation = evaluate(answers, metrics, task=task, model=model, split=split)
+    log_notes(answers, evaluation)
+    evaluation.write(layout.score(split, task, model), layout.per_sample(split, task, model))
 
 
 def weights(context: Context) -> None:

@@ -1,25 +1,20 @@
-"""Answer files in, score files out: what every evaluator shares.
+"""Answer files: a question each, its truth, and what a model answered.
 
 An answer file is a JSON list of records with exactly one human/assistant pair; the truth stands in
 `conversations[1].value` (a string, or a list of references), the prediction in `conversations[1].generative_value`.
-A metric turns n samples into columns of n values; a column's figure is the weighted mean of its values.
-Nothing here imports numpy or torch, so that an evaluator starts at once.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.disk import move_into_place
+from eval.errors import EvaluationError
+from eval.files import read_json
 
 IDENTITY = ("task", "model", "split")
 HUMAN_ROLES = ("human", "user")
@@ -28,10 +23,6 @@ ASSISTANT_ROLES = ("gpt", "assistant")
 ANSWER_FILE_NAME = re.compile(
     r"(?P<task>.+?)(?:-plus-mini|-mini)?_(?P<split>train|val|test)(?:-[^_]+)?(?:_(?P<model>.+))?"
 )
-
-
-class EvaluationError(ValueError):
-    """Bad input of an evaluator; the message names the file, the record and what would mend it."""
 
 
 @dataclass(frozen=True)
@@ -43,97 +34,6 @@ class Sample:
     references: tuple[str, ...]
     prediction: str
     record: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Column:
-    """One metric's values over n samples: its figure is Σ weight·value / Σ weight (weights: 1 unless given).
-
-    `metric` is the name in files, `label` the one for readers, `details` what the score file says of it beside.
-    """
-
-    metric: str
-    label: str
-    values: Sequence[float]
-    weights: Sequence[float] | None = None
-    higher_is_better: bool = True
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    def mean(self) -> float:
-        """The metric's figure over all samples; 0 where every weight is 0."""
-        if self.weights is None:
-            return math.fsum(self.values) / len(self.values)
-        total = math.fsum(self.weights)
-        return math.fsum(w * v for w, v in zip(self.weights, self.values, strict=True)) / total if total else 0.0
-
-    def stderr(self) -> float | None:
-        """Standard error of `mean` over samples drawn at random, None for fewer than two samples.
-
-        With equal weights this is the standard error of the mean (n − 1 in the variance), otherwise the
-        linearised one of a ratio of two sums. For CIDEr the document frequencies count as given.
-        """
-        n = len(self.values)
-        if n < 2:
-            return None
-        weights = self.weights or [1.0] * n
-        total, mean = math.fsum(weights), self.mean()
-        if not total:
-            return 0.0
-        squares = math.fsum((w * (v - mean)) ** 2 for w, v in zip(weights, self.values, strict=True))
-        return math.sqrt(squares * n / (n - 1)) / total
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What a metric returns for n samples: one or more columns, and which of them could not be scored (n flags).
-
-    `notes` say what a reader of the figures must know of the file; whoever knows its name logs them with it.
-    """
-
-    columns: list[Column]
-    malformed: list[bool]
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A scored answer file: the samples, their scores, and whose answers they are."""
-
-    samples: list[Sample]
-    scored: Scored
-    identity: dict[str, str] = field(default_factory=dict)  # task, model, split, as far as told
-
-    def score_file(self) -> dict[str, Any]:
-        """The score file's content; the first metric is the one that feeds task weighting."""
-        return {
-            **self.identity,
-            "num_samples": len(self.samples),
-            "num_malformed": sum(self.scored.malformed),
-            "answers": count_answers(self.samples),
-            "scores": [
-                {
-                    "metric": column.metric,
-                    "value": column.mean(),
-                    "stderr": column.stderr(),
-                    "higher_is_better": column.higher_is_better,
-                    **column.details,
-                }
-                for column in self.scored.columns
-            ],
-        }
-
-    def per_sample_file(self) -> dict[str, Any]:
-        """One entry per question id: its values by metric, and its weight where the metric is not a plain mean."""
-        entries: list[dict[str, Any]] = []
-        for row, sample in enumerate(self.samples):
-            entry: dict[str, Any] = {
-                "id": sample.id,
-                "values": {column.metric: column.values[row] for column in self.scored.columns},
-                "malformed": self.scored.malformed[row],
-            }
-            weights = {c.metric: c.weights[row] for c in self.scored.columns if c.weights is not None}
-            entries.append({**entry, "weights": weights} if weights else entry)
-        return {**self.identity, "samples": entries}
 
 
 def count_answers(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -155,36 +55,6 @@ def count_answers(samples: Sequence[Sample]) -> dict[str, Any]:
 
 def _bare(text: str) -> str:
     return " ".join(text.split()).casefold().removesuffix(".")
-
-
-def read_json(path: Path) -> Any:
-    """The JSON content of `path`; EvaluationError if it is missing, cut off or not UTF-8 JSON."""
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise EvaluationError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise EvaluationError(f"{path}: not valid JSON ({error}); was the run that wrote it cut off?") from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` to `path` whole or not at all: a temporary name in the same folder, then a rename."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise EvaluationError(f"{path}: cannot be written ({error.strerror or error})") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1, allow_nan=False)
-            stream.write("\n")
-        os.chmod(temporary, 0o644)  # mkstemp gives 0600, which would keep colleagues from reading results
-        move_into_place(temporary, path)
-    except OSError as error:
-        raise EvaluationError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def read_answers(path: Path) -> list[Sample]:

@@ -1,0 +1,123 @@
+"""Files that are there whole or not at all, also after the machine loses power: the only code that writes them so.
+
+A file is written under a temporary name in its own folder and renamed when it is whole. Nothing here imports numpy or
+torch, so that an evaluator starts at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from eval.errors import EvaluationError
+
+
+def read_json(path: Path) -> Any:
+    """The JSON content of `path`; EvaluationError if it is missing, cut off or not UTF-8 JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise EvaluationError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise EvaluationError(f"{path}: not valid JSON ({error}); was the run that wrote it cut off?") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one where the file is missing or was cut off."""
+    try:
+        content = read_json(path)
+    except EvaluationError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file; EvaluationError where its folder cannot be written, ValueError for NaN and infinities."""
+    try:
+        with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=1, allow_nan=False)
+            stream.write("\n")
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8); OSError where its folder cannot be written."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file; OSError where its folder cannot be written."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_lines(path: Path, records: Iterable[Any]) -> int:
+    """Write JSON lines, one record at a time; returns how many there are. Raises as `write_records`."""
+    written = 0
+    with whole_file(path) as temporary, open(temporary, "wb") as stream:
+        for record in records:
+            stream.write(as_utf8(record) + b"\n")
+            written += 1
+    return written
+
+
+def as_utf8(record: Any) -> bytes:
+    """A record as JSON; UnicodeEncodeError where it holds half of a surrogate pair, which is no text."""
+    return json.dumps(record, ensure_ascii=False).encode()
+
+
+def write_records(path: Path, records: Iterable[Any], encode: Callable[[Any], bytes] = as_utf8) -> int:
+    """Write a JSON array with a record a line, one at a time; returns how many there are.
+
+    Raises OSError where the folder cannot be written, and what `encode` raises.
+    """
+    written = 0
+    with whole_file(path) as temporary, open(temporary, "wb") as stream:
+        for record in records:
+            stream.write((b",\n" if written else b"[\n") + encode(record))
+            written += 1
+        stream.write(b"\n]\n" if written else b"[]\n")
+    return written
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its name when the block ends well, and goes when it does not.
+
+    Its name ends in `.tmp`. The file can be read by all users. Raises OSError where the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp gives 0600, which would keep colleagues from reading results
+        move_into_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def move_into_place(temporary: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Rename a written file or folder over `path` (same file system): its content is on the disk before its new name.
+
+    Without the first, a power cut can leave the final name with an empty file; without the second, the old file.
+    """
+    sync(temporary)
+    os.replace(temporary, path)
+    sync(Path(path).parent)
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Bring a file's content, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
