@@ -66,29 +66,32 @@ def single_reference(path: Path, samples: Sequence[Sample]) -> None:
             )
 
 
-def run(
+def evaluator(
     description: str,
     metric: str,
     *,
     tokenizers: dict[str, str] | None = None,
     check: Callable[[Path, Sequence[Sample]], None] | None = None,
-    argv: Sequence[str] | None = None,
-) -> int:
-    """An evaluator's command line; returns its exit status (0, or 2 for bad input).
+) -> Callable[[Sequence[str] | None], int]:
+    """An evaluator's command: it takes the words of its command line and returns the exit status (2 for bad input).
 
     `tokenizers` maps the choices of `--tokenizer` to metrics (the first is the default); `check` may refuse samples.
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    arguments = make_parser(description, tokenizers).parse_args(argv)
-    if tokenizers:
-        metric = tokenizers[arguments.tokenizer]
-    try:
-        evaluation = score_answers(arguments, metric, check)
-    except EvaluationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(summary(evaluation))
-    return 0
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        """Command line; returns the exit status."""
+        logging.basicConfig(format="%(levelname)s: %(message)s")
+        arguments = make_parser(description, tokenizers).parse_args(argv)
+        chosen = tokenizers[arguments.tokenizer] if tokenizers else metric
+        try:
+            evaluation = score_answers(arguments, chosen, check)
+        except EvaluationError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        print(summary(evaluation))
+        return 0
+
+    return main
 
 
 def make_parser(description: str, tokenizers: dict[str, str] | None = None) -> argparse.ArgumentParser:
