@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.core import EvaluationError, read_json
+from eval.errors import EvaluationError
+from eval.files import read_json
 from visatb.workdir.layout import Layout
 
 
