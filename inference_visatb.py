@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "dtype",
         choices=("auto", "float32", "float16", "bfloat16"),
         default="auto",
-        help="auto: as saved; float32 on a CPU",
+        help="auto: as saved, float32 as bfloat16 on a GPU; float32 on a CPU",
     )
     add("device", help="cuda, cuda:1, cpu, … (default: this rank's GPU, else the CPU)")
     add("seed", type=int, default=0, help="of sampling (default: 0)")

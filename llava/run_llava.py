@@ -59,7 +59,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max_new_tokens", "--max-new-tokens", type=int, default=1024, help="longest answer, in tokens"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: as saved; float32 on a CPU")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="auto: as saved, float32 as bfloat16 on a GPU; float32 on a CPU"
+    )
     parser.add_argument("--device", help="cuda, cuda:1, cpu, … (default: a GPU where there is one)")
     return parser
 

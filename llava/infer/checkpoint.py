@@ -43,11 +43,13 @@ class Checkpoint:
         self.folder = local_folder(path)
         self.base = base
         self.device = torch.device(device or default_device())
-        # half precision is slow on a CPU, and saved weights lose nothing in float32
-        on_cpu = self.device.type == "cpu"
-        self.dtype: str | torch.dtype = getattr(torch, "float32" if on_cpu and dtype == "auto" else dtype, dtype)
-        if not (self.folder / "adapter_config.json").exists():
-            read_config(self.folder)
+        is_adapter = (self.folder / "adapter_config.json").exists()
+        saved = {} if is_adapter else read_config(self.folder)
+        if dtype == "auto" and self.device.type == "cpu":
+            dtype = "float32"  # half precision is slow on a CPU, and saved weights lose nothing in float32
+        elif dtype == "auto" and str(saved.get("dtype") or saved.get("torch_dtype")) == "float32":
+            dtype = "bfloat16"  # float32 is many times slower on a GPU, and trainings of both kinds share a matrix
+        self.dtype: str | torch.dtype = getattr(torch, dtype, dtype)
 
     @property
     def name(self) -> str:
@@ -94,7 +96,9 @@ class Checkpoint:
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, Processor]:
         try:
-            model, processor = load_model_and_processor(self.folder, self.base, self.dtype)
+            # Straight to the device: in the memory of the machine, the copies of eight ranks would not fit.
+            where = None if self.device.type == "cpu" else {"": self.device}
+            model, processor = load_model_and_processor(self.folder, self.base, self.dtype, device_map=where)
         except SafetensorError as error:
             raise ValueError(f"{self.folder}: its weights cannot be read ({error}); copy or train it again") from error
         return model.to(self.device), processor  # type: ignore[return-value, arg-type]

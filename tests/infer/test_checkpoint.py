@@ -59,7 +59,19 @@ def test_original_llava(tmp_path):
 def test_precision_is_float32_on_a_cpu_unless_named(checkpoints):
     assert Checkpoint(str(checkpoints["qwen2_vl"]), None, "auto", "cpu").dtype is torch.float32
     assert Checkpoint(str(checkpoints["qwen2_vl"]), None, "bfloat16", "cpu").model.dtype is torch.bfloat16
-    assert Checkpoint(str(checkpoints["qwen2_vl"]), None, "auto", "cuda").dtype == "auto"
+
+
+def test_on_a_gpu_float32_weights_answer_in_bfloat16_and_others_as_saved(checkpoints, tmp_path):
+    assert Checkpoint(str(checkpoints["qwen2_vl"]), None, "auto", "cuda").dtype is torch.bfloat16
+    assert Checkpoint(str(checkpoints["qwen2_vl"]), None, "float32", "cuda").dtype is torch.float32
+    (tmp_path / "config.json").write_text('{"model_type": "llava", "dtype": "float16"}')
+    assert Checkpoint(str(tmp_path), None, "auto", "cuda").dtype == "auto"
+
+
+def test_weights_go_straight_to_the_device(checkpoints):
+    """Not through the machine's memory, where every rank of a node would hold a copy."""
+    model = Checkpoint(str(checkpoints["qwen2_vl"]), None, "auto", "meta").model
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
 def test_a_training_checkpoint_goes_by_its_run(checkpoints, tmp_path):
