@@ -45,6 +45,7 @@ REASONS = {
     "huge_image": "scale the image down",
     "unfit_image": "scale or crop the image to a shape that the model takes",
     "template_mismatch": "use a conversation template that fits the data",
+    "images_too_long": "set a lower `image_max_pixels`, or raise the maximum length (`model_max_length`)",
     "no_target_left": "shorten the record or raise the maximum length (`model_max_length`)",
 }
 """Why a record can be bad, and what would mend it."""

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 _FORMAT = 5
 _HASH_BLOCK = 1 << 20
 _STOP_AT = 20  # bad records: enough to see what is wrong, without tokenising all the rest
-_PROBE_SIZES = ((28, 28), (336, 336), (480, 640), (640, 427), (1024, 1536), (100, 900))
+_PROBE_SIZES = ((8, 8), (28, 28), (336, 336), (480, 640), (640, 427), (1024, 1536), (100, 900), (5000, 5000))
 _DROPPED_QUIETLY = "no_target_left"  # cut to nothing by the maximum length: reported, but not a fault of the data
 
 

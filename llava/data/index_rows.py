@@ -182,7 +182,10 @@ class BatchWorker:
         targets = int((runs[1::2] - runs[::2]).sum())
         length = expanded_length(kept, counts[:kept_images])
         if not targets:
-            raise BadSampleError("no_target_left", f"no answer begins within {self.settings.model_max_length} tokens")
+            longest = self.settings.model_max_length
+            if kept_images < len(images):
+                raise BadSampleError("images_too_long", f"its images take {sum(counts)} of {longest} tokens")
+            raise BadSampleError("no_target_left", f"no answer begins within {longest} tokens")
         result.changed.update(
             truncated_samples=int(kept < len(tokens.input_ids)), truncated_images=len(images) - kept_images
         )

@@ -48,6 +48,15 @@ class Processor(ABC):
     def num_image_tokens(self, height: int, width: int) -> int:
         """Placeholders that an image of ``height`` × ``width`` pixels takes. Reads no pixels."""
 
+    def limit_pixels(self, least: int | None, most: int | None) -> None:
+        """Bounds on an image's pixels, None to leave one as it is; ValueError where the model has no such bounds."""
+        if (least, most) != (None, None):
+            raise ValueError("this model takes every image at one size")
+
+    def fit_images(self, tokens: int) -> int | None:
+        """Bound images to so many tokens where they could take more; returns the new bound in pixels, None if none."""
+        return None
+
     @abstractmethod
     def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """The model's pixel arguments for ``images`` in order; the first axis may be concatenated over samples."""

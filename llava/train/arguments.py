@@ -107,6 +107,12 @@ class DataArguments:
         "checkpoint's own, or pad).",
         choices=["pad", "square"],
     )
+    image_min_pixels: int | None = _arg(None, "Qwen: smaller images are enlarged (none: the checkpoint's own).")
+    image_max_pixels: int | None = _arg(
+        None,
+        "Qwen: larger images are scaled down (none: the checkpoint's own, but an image takes at most 5/8 of "
+        "--model_max_length). Kept with the model, for inference.",
+    )
     lazy_preprocess: bool = _arg(True, "Only True: samples are always read on demand from a memory-mapped index.")
     is_multimodal: bool = _arg(True, "Only True; text-only samples are fine.")
     bad_samples: str = _arg("error", "Stop at bad records, or skip, count and list them.", choices=["error", "skip"])

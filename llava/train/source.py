@@ -57,7 +57,16 @@ def find_source(model: ModelArguments, data: DataArguments, training: TrainingAr
     Raises:
         UsageError: a part does not exist, is of another kind, or its shape does not fit.
     """
-    return locate_source(model, data.image_aspect_ratio, training.model_max_length, training.cache_dir)
+    source = locate_source(model, data.image_aspect_ratio, training.model_max_length, training.cache_dir)
+    try:
+        source.processor.limit_pixels(data.image_min_pixels, data.image_max_pixels)
+    except ValueError as error:
+        raise UsageError(f"--image_min_pixels, --image_max_pixels: {error}") from error
+    if data.image_max_pixels is None:
+        limit = source.processor.fit_images(training.model_max_length * 5 // 8)
+        if limit is not None:
+            logger.info("images are scaled to at most %d pixels, so that they fit (--image_max_pixels)", limit)
+    return source
 
 
 def locate_source(

@@ -5,10 +5,12 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from llava.model.load import load_model_and_processor
@@ -96,6 +98,40 @@ def test_both_stages(train, bench, tmp_path):
 def test_what_learns(train, bench, tmp_path, flags, learning):
     assert train(**flags, group_by_modality_length=True) == 0
     assert changed_parts(weights(bench.root / "llava"), weights(tmp_path / "out")) == learning
+
+
+@pytest.fixture
+def large_images(bench, tmp_path):
+    """Qwen2-VL with the published limit of pixels, and a record with a scanned page, which alone takes 2,772 tokens."""
+    model = shutil.copytree(bench.root / "qwen", tmp_path / "qwen")
+    settings = read_json(model / "preprocessor_config.json")
+    settings["size"] = {"shortest_edge": 3136, "longest_edge": 12845056}
+    (model / "preprocessor_config.json").write_text(json.dumps(settings))
+    records = read_json(bench.data(ACADEMIC))
+    Image.new("RGB", (1240, 1754)).save(bench.images / "page.png")
+    records[0]["image"] = "page.png"
+    (tmp_path / "pages.json").write_text(json.dumps(records))
+    return {"model_name_or_path": model, "data_path": tmp_path / "pages.json", "model_max_length": 256, "max_steps": 1}
+
+
+def test_an_image_that_does_not_fit_is_scaled_and_the_limit_kept_with_the_model(train, large_images, tmp_path):
+    assert train(**large_images) == 0
+    assert read_json(tmp_path / "out" / "run_card.json")["index"]["skipped"] == {}
+    _, processor = load_model_and_processor(tmp_path / "out")
+    assert processor.image_processor.size["longest_edge"] == 160 * 28 * 28  # 5/8 of 256 tokens
+    assert processor.num_image_tokens(1754, 1240) <= 160
+
+
+def test_an_image_that_leaves_no_answer_is_an_error(train, large_images, capsys):
+    assert train(**large_images, image_max_pixels=12845056) == 2
+    error = capsys.readouterr().err
+    assert "its images take 2772 of 256 tokens" in error
+    assert "image_max_pixels" in error
+
+
+def test_pixel_limits_are_for_models_that_have_them(train, capsys):
+    assert train(image_max_pixels=10000) == 2
+    assert "--image_max_pixels: this model takes every image at one size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -46,6 +46,20 @@ class QwenProcessor(Processor):
     def num_image_tokens(self, height: int, width: int) -> int:
         return self.image_processor.get_number_of_image_patches(height, width) // self.merge_size**2
 
+    def limit_pixels(self, least: int | None, most: int | None) -> None:
+        size = dict(self.image_processor.size)
+        size |= {name: value for name, value in (("shortest_edge", least), ("longest_edge", most)) if value is not None}
+        if not 0 < size["shortest_edge"] <= size["longest_edge"]:
+            raise ValueError(f"images of at least {size['shortest_edge']} and at most {size['longest_edge']} pixels")
+        self.image_processor.size = size
+
+    def fit_images(self, tokens: int) -> int | None:
+        area = (self.image_processor.patch_size * self.merge_size) ** 2
+        if self.image_processor.size["longest_edge"] <= tokens * area:
+            return None
+        self.limit_pixels(None, max(tokens * area, self.image_processor.size["shortest_edge"]))
+        return int(self.image_processor.size["longest_edge"])
+
     def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """``pixel_values: float32[sum of P, C·T·p·p]`` and ``image_grid_thw: int64[n, 3]`` (patches)."""
         return dict(self.image_processor(list(images), return_tensors="pt"))
