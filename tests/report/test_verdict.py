@@ -178,7 +178,7 @@ def test_words_on_how_many_runs_it_takes() -> None:
     known = replace(BASE, spread=1.0, source="proxies", questions=0.2)
     # By hand: z = 1.96 + 0.84 = 2.8016; z² · 1 = 7.849, + 1.92 → 10; with the questions z²/(1 − z²·0.04) = 11.44 → 14.
     said = in_words(known, "").sentence
-    assert "±1.00 points through training alone (as the proxies' repeats show it)" in said
+    assert "vary by ±1.00 points (standard deviation as the proxies' repeats show it)" in said
     assert "on these very questions would show in about 10 runs of each method" in said
     assert "too, in about 14" in said
     blind = in_words(replace(known, questions=1.5), "").sentence  # z · 1.5 = 4.2 points

@@ -62,8 +62,9 @@ def runs_needed(c: Comparison) -> str:
     here = c.runs_needed(POINT, 0.0)
     anywhere = c.runs_needed(POINT, c.questions)
     said = (
-        f"ΔI of one run of each differs by ±{c.spread:.2f} points through training alone ({known}). A difference of "
-        f"{POINT:g} point on these very questions would show in about {here} runs of each method"
+        f"Training alone makes the difference in ΔI of one run of each vary by ±{c.spread:.2f} points (standard "
+        f"deviation {known}). A difference of {POINT:g} point on these very questions would show in about {here} "
+        "runs of each method"
     )
     if anywhere is None:
         least = CERTAIN * c.questions
