@@ -173,6 +173,23 @@ def test_chat_template_targets_and_text():
     assert (labels == IGNORE_INDEX)[ids == processor.image_token_id].all()
 
 
+BARE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def test_a_chat_template_writes_its_own_start_and_an_answer_is_kept_to_its_last_blank(monkeypatch):
+    processor = PROCESSORS[True]  # its tokenizer puts a start mark before what it is given; this template has none
+    monkeypatch.setattr(processor.tokenizer, "chat_template", BARE)
+    messages = turns("What is this?", "red  ", "And this?", "blue")
+    ids, labels = encode(messages, CHAT_TEMPLATE, processor)
+    assert processor.tokenizer("a").input_ids[0] == processor.tokenizer.bos_token_id
+    assert processor.tokenizer.bos_token_id not in ids
+    targets = [processor.tokenizer.decode([token]) for token in ids[labels != IGNORE_INDEX]]
+    assert targets == ["red", " ", "blue"]  # both blanks are one token
+
+
 PROMPTS = {
     "v0": "{human}###Human: <image>\nWhat?###Assistant: A.###Human: Why?###Assistant:",
     "v1": "{user} USER: <image>\nWhat? ASSISTANT: A.</s>USER: Why? ASSISTANT:",

@@ -245,13 +245,17 @@ def test_without_arguments_it_says_how_to_use_the_nearest_matrix(tmp_path, capsy
     with pytest.raises(SystemExit) as stopped:
         run()
     assert stopped.value.code == 2
-    assert "python weighting_visatb.py MATRIX.json --output weights.json" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "python weighting_visatb.py MATRIX.json --output weights.json" in said
+    assert "no matrix file is near" in said
     (tmp_path / "outputs" / "my run").mkdir(parents=True)
     write(tmp_path / "outputs" / "my run" / "matrix.json", small_matrix())
     for place in ("'outputs/my run/matrix.json'", "small.matrix.json"):
         with pytest.raises(SystemExit):
             run()
-        assert f"python weighting_visatb.py {place} --output weights.json" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"python weighting_visatb.py {place} --output weights.json" in said
+        assert "is the nearest matrix here" in said
         write(tmp_path / "small.matrix.json", small_matrix())  # nearer than any work folder
 
 
@@ -300,7 +304,14 @@ def _samples(scores, path):
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["m.json", "--scores", "d"], ["m.json", "--fixed", "A"], ["m.json", "--form", "x"]]
+    "options",
+    [
+        [],
+        ["m.json", "--scores", "d"],
+        ["m.json", "--fixed", "A"],
+        ["m.json", "--fixed", "A=x"],
+        ["m.json", "--form", "x"],
+    ],
 )
 def test_bad_usage_exits_with_2(options):
     with pytest.raises(SystemExit) as stopped:

@@ -46,6 +46,12 @@ def test_many_holes_are_some_and_a_count():
     assert len(str(caught.value)) < 500
 
 
+def test_five_holes_are_all_there_are():
+    with pytest.raises(WeightingError, match="no figure of plus_mini:t3 on ") as caught:
+        solved({"tasks": [f"t{k}" for k in range(4)]})
+    assert "more models" not in str(caught.value)
+
+
 def test_a_start_that_scores_0_everywhere_is_refused():
     matrix = small_matrix(mini=dict.fromkeys("ABC", 0.0))
     with pytest.raises(WeightingError, match="mini scores 0 on every task"):
@@ -138,6 +144,17 @@ def test_no_standard_errors_no_intervals(caplog):
     assert "no intervals" in caplog.text
 
 
+def test_a_cell_that_the_form_does_not_read_needs_no_standard_error():
+    """Precise difficulty reads `single` on its own task only."""
+    own = {"A": 0.6, "B": 0.7, "C": 0.8}
+    low = {"A": 0.1, "B": 0.4, "C": 0.3}
+    matrix = small_matrix(single={task: {task: value} for task, value in own.items()}, single_mini=low)
+    spread = {row: dict.fromkeys("ABC", 0.01) for row in ("mini", "single_mini")}
+    spread["plus_mini"] = {unit: dict.fromkeys("ABC", 0.01) for unit in "ABC"}
+    spread["single"] = {unit: {unit: 0.01} for unit in "ABC"}
+    assert "intervals" in solved({**matrix, "stderr": spread}, difficulty="precise", bootstrap=50)
+
+
 def test_intervals_from_standard_errors_narrow_to_the_weights():
     def content(error):
         spread = {"mini": dict.fromkeys("ABC", error), "plus_mini": {i: dict.fromkeys("ABC", error) for i in "ABC"}}
@@ -171,13 +188,16 @@ def paired_samples(n=4000, seed=0):
     return {**matrix, "stderr": spread}, samples
 
 
-def test_paired_noise_is_that_of_the_differences():
-    matrix, samples = paired_samples()
+@pytest.mark.parametrize("questions", [2, 4000])
+def test_paired_noise_is_that_of_the_differences(questions):
+    matrix, samples = paired_samples(questions)
     noise = denominator_noise(build_problem(matrix), samples)
     for column, task in enumerate("ABC"):
         gain = samples[task][f"plus_mini:{task}"][0] - samples[task]["mini"][0]
         assert noise[column] == pytest.approx(gain.std(ddof=1) / len(gain) ** 0.5)
-    assert (noise < denominator_noise(build_problem(matrix), {})).all()
+    unpaired = denominator_noise(build_problem(matrix), {})
+    assert (noise <= unpaired).all()
+    assert (noise < unpaired).any()
 
 
 def test_the_bootstrap_draws_the_same_questions_for_every_model():
