@@ -60,6 +60,7 @@ def _represent(args: argparse.Namespace) -> None:
     from llava.infer.checkpoint import Checkpoint
     from llava.infer.engine import GenerationSettings, Generator, RequestError
     from llava.infer.questions import explain, read_questions
+    from llava.progress import Progress
 
     files = [read_questions(file, args.image_folder) for file in args.question_file]
     indices = [np.unique(np.linspace(0, len(f.requests) - 1, args.max_samples).round().astype(int)) for f in files]
@@ -68,13 +69,16 @@ def _represent(args: argparse.Namespace) -> None:
     settings = GenerationSettings(max_new_tokens=1, batch_size=batch_size)
     generator = Generator(checkpoint.model, checkpoint.processor, args.conv_mode, settings)
     means = {}
-    with tqdm(total=sum(map(len, indices)), unit="question", dynamic_ncols=True) as progress:
+    total = sum(map(len, indices))
+    progress = Progress(total)
+    with tqdm(total=total, unit="question", dynamic_ncols=True) as bar:
         for task, file, chosen in zip(args.task_names, files, indices, strict=True):
             states = []
             try:
                 for batch in generator.states(_prompts(generator, file, chosen)):
                     states += [state.double().numpy() for _, state in batch]
-                    progress.update(len(batch))
+                    bar.update(len(batch))
+                    progress.advance(len(batch))
             except RequestError as error:
                 raise DataError(explain(file.name(error.request_id), error.error)) from error
             means[task] = np.mean(states, axis=0).tolist()

@@ -20,6 +20,7 @@ from llava.infer.checkpoint import Checkpoint
 from llava.infer.engine import GenerationSettings, Generator, RequestError
 from llava.infer.prompts import Prompt, PromptMaker
 from llava.infer.questions import QuestionFile, explain, read_questions
+from llava.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -150,16 +151,18 @@ def _prompts(job: Job, files: Sequence[_Open]) -> list[list[Prompt]]:
 def _generate(job: Job, files: Sequence[_Open], prompts: Sequence[list[Prompt]], total: int) -> None:
     generator = Generator(job.checkpoint.model, job.checkpoint.processor, job.template, job.settings)
     quiet = job.worker.number != 0
-    with tqdm(total=total, unit="answer", smoothing=0.1, disable=quiet, dynamic_ncols=True) as progress:
+    progress = Progress(total)
+    with tqdm(total=total, unit="answer", smoothing=0.1, disable=quiet, dynamic_ncols=True) as bar:
         for file, of_file in zip(files, prompts, strict=True):
             if not of_file:
                 continue
-            progress.set_description(file.questions.path.stem)
+            bar.set_description(file.questions.path.stem)
             with file.answers.journal(job.worker.number, job.worker.count) as journal:
                 try:
                     for batch in generator.generate_batches(of_file):
                         journal.add(batch)
-                        progress.update(len(batch))
+                        bar.update(len(batch))
+                        progress.advance(len(batch))
                 except RequestError as error:
                     raise DataError(explain(file.questions.name(error.request_id), error.error)) from error
             _finish(job, file)

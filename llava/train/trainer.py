@@ -6,8 +6,11 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainingArguments as HfTrainingArguments
 
 from llava.model.family import Family
+from llava.progress import Progress
 from llava.train.arguments import TrainingArguments
 from transformers_patch.trainer import VitwTrainer
 
@@ -23,6 +26,7 @@ class LlavaTrainer(VitwTrainer):
 
     def __init__(self, *args: Any, family: Family, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.add_callback(ProgressCallback())
         # Projector first: Qwen's lies inside its tower.
         self._rates = [
             (prefixes, rate)
@@ -57,3 +61,14 @@ class LlavaTrainer(VitwTrainer):
             if any(f".{prefix}." in f".{name}" for prefix in prefixes):
                 return rate
         return default
+
+
+class ProgressCallback(TrainerCallback):
+    """Notes how many optimizer steps a training has taken, for whoever watches it."""
+
+    def on_train_begin(self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._progress, self._step = Progress(state.max_steps, state.global_step), state.global_step
+
+    def on_step_end(self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._progress.advance(state.global_step - self._step)
+        self._step = state.global_step

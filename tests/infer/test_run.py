@@ -18,6 +18,7 @@ from llava.infer.answers import Journal
 from llava.infer.checkpoint import Checkpoint
 from llava.infer.engine import GenerationSettings, Generator
 from llava.model.load import load_model_and_processor
+from llava.progress import VARIABLE
 from tests.infer.conftest import write
 
 ROOT = Path(__file__).parents[2]
@@ -61,10 +62,13 @@ def no_model(monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
-def test_answer_files(checkpoints, world, family, capsys):
+def test_answer_files(checkpoints, world, family, capsys, monkeypatch):
     words = command(checkpoints[family], world)
     capsys.readouterr()  # making a checkpoint may print
+    monkeypatch.setenv(VARIABLE, str(world / "progress.json"))
     assert main(words) == 0
+    noted = read(world / "progress.json")
+    assert (noted["done"], noted["total"]) == (12, 12)
     names = [f"{stem}_tiny-{family}.json" for stem in ("cap_val-5", "vqa_val-7")]
     assert listing(world / "out") == sorted([*names, *(f"{name}.key" for name in names)])
     assert sorted(capsys.readouterr().out.split()) == [str(world / "out" / name) for name in names]

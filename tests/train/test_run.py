@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from llava.model.load import load_model_and_processor
+from llava.progress import VARIABLE
 from llava.train import model as model_source
 from llava.train.folder import read_json
 from llava.train.train import main
@@ -259,8 +260,11 @@ def test_weights_that_the_last_update_spoiled_are_no_finished_model(train, tmp_p
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["run_settings.json"]
 
 
-def test_a_finished_run_is_left_and_another_refused(train, tmp_path, caplog, capsys):
+def test_a_finished_run_is_left_and_another_refused(train, tmp_path, caplog, capsys, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "progress.json"))
     assert train() == 0
+    noted = read_json(tmp_path / "progress.json")
+    assert (noted["done"], noted["total"], noted["left"]) == (2, 2, 0)
     stamp = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
     with caplog.at_level(logging.WARNING, "llava.train"):
         assert train() == 0

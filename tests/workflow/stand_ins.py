@@ -12,6 +12,8 @@ import re
 import time
 from pathlib import Path
 
+from llava.progress import Progress
+
 
 def note(text: str) -> None:
     calls = os.environ.get("STAND_IN_CALLS")
@@ -24,10 +26,11 @@ def take_time(progress: Path) -> None:
     """Sleep in ten parts, each noted in a file, so that a second start goes on where the first was killed."""
     seconds = float(os.environ.get("STAND_IN_SECONDS", "0"))
     done = int(progress.read_text()) if progress.exists() else 0
+    noted = Progress(10, done)
     for part in range(done, 10):
         time.sleep(seconds / 10)
         progress.write_text(str(part + 1))
-        print(f" {part + 1}/10 [00:01<00:0{9 - part}, 1.0it/s]", end="\r", flush=True)
+        noted.advance()
 
 
 def train(words: list[str]) -> int:

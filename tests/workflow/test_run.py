@@ -12,6 +12,7 @@ from PIL import Image
 from tests.workflow.runs import Run
 from tests.workflow.world import write_experiment, write_task
 from visatb.commands import status
+from visatb.workflow.status import read_status
 
 SMALL = {"subsets": {"mini": 0.25}, "global_batch_size": 4, "weighting": {"bootstrap": 20, "temperature": 0.5}}
 
@@ -224,6 +225,8 @@ def test_failed_job_is_named_others_go_on_and_it_is_mended(tmp_path):
     assert "the stand-in was told to fail" in errors
     assert "Traceback" not in errors
     assert "train plus_mini-b" in run.calls()
+    states = {job.name: job.state for job in read_status(run.workdir).jobs}
+    assert (states["plus_mini:a"], states["plus_mini:b"], states["weights"]) == ("failed", "done", "waiting")
     run()
     calls = run.calls()
     assert "train plus_mini-a" in calls
@@ -234,6 +237,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     run = experiment(tmp_path, methods=[])
     first = run.start(STAND_IN_SECONDS="3")
     wait_for(lambda: (run.workdir / "models" / "mini" / "progress").exists())
+    wait_for(lambda: any(job.progress for job in read_status(run.workdir).jobs if job.state == "running"))
     _, errors = run(code=2)
     assert "another run works in" in errors
     first.send_signal(signal.SIGINT)

@@ -91,10 +91,12 @@ def _positive(text: str) -> int:
 
 def _list_jobs(file: Path, workdir: Path) -> None:
     experiment, layout = load_experiment(file), Layout(workdir.resolve())
-    if experiment.grouping and is_known(experiment, layout):
+    keys = compute(experiment, layout)
+    if experiment.grouping and is_known(keys, layout):
         experiment = resolve(experiment, layout)
+        keys = compute(experiment, layout)
     listed = jobs(experiment)
-    left = outstanding(layout, listed, compute(experiment, layout))
+    left = outstanding(layout, listed, keys)
     for job in left:
         sys.stdout.write(f"{job.name}\n")
     more = "; the others follow when mini has told the groups" if experiment.grouping else ""

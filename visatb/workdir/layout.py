@@ -109,6 +109,14 @@ class Layout:
         """Which steps of a job are done or begun, with their keys and times."""
         return self.engine / "steps" / f"{safe(job)}.json"
 
+    def outcome(self, job: str) -> Path:
+        """How a job's last start ended."""
+        return self.engine / "outcomes" / f"{safe(job)}.json"
+
+    def progress(self, job: str) -> Path:
+        """How far the command is that a job runs."""
+        return self.engine / "progress" / f"{safe(job)}.json"
+
     def lock(self, name: str) -> Path:
         """A lock file."""
         return self.engine / "locks" / safe(name)

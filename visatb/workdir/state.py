@@ -124,18 +124,16 @@ class Steps:
         entry = self.entries.get(step.name, {})
         return bool(entry.get("done")) if entry.get("key") == step.key else None
 
-    def begin(self, step: Step, log_size: int = 0) -> None:
-        """Note that the step runs from now on, under its key; what it prints stands behind `log_size`."""
+    def begin(self, step: Step) -> None:
+        """Note that the step runs from now on, under its key."""
         seconds = self.entries[step.name].get("seconds", 0.0) if self.begun(step) else 0.0
-        entry = {"key": step.key, "done": False, "seconds": seconds, "since": time.time(), "log": log_size}
-        self.entries[step.name] = entry
+        self.entries[step.name] = {"key": step.key, "done": False, "seconds": seconds, "since": time.time()}
         write_json(self.path, self.entries)
 
     def end(self, step: Step, done: bool, made: Iterable[Path] = ()) -> None:
         """Note that the step is done and has made these files, or how long it ran until it was broken off."""
         entry = self.entries[step.name]
         entry["seconds"] += max(0.0, time.time() - entry.pop("since"))  # a clock may be set back
-        del entry["log"]
         entry["done"] = done
         if done:
             entry["outputs"] = outputs.note(self.root, made)
@@ -151,6 +149,24 @@ class Steps:
         """The time that the steps of a kind took, in seconds."""
         entries = (entry for name, entry in self.entries.items() if _read_step(name, "").kind == kind)
         return float(sum(entry.get("seconds", 0.0) for entry in entries))
+
+
+Outcome = Literal["running", "done", "failed", "stopped"]
+
+
+def note_outcome(layout: Layout, job: str, run: str, outcome: Outcome) -> None:
+    """Note how a job of a run ended; "running" while it has not, which stays where it is killed."""
+    write_json(layout.outcome(job), {"run": run, "outcome": outcome})
+
+
+def read_outcome(layout: Layout, job: str, plan: Mapping[str, Any]) -> Outcome | None:
+    """How a job ended in the run that `jobs.json` (`plan`) is of; None where it was not started in it.
+
+    Runs are told apart by their names, not by times, which a step of the clock would mix up. Older work folders, whose
+    runs have no names, hold no outcomes.
+    """
+    noted = read_object(layout.outcome(job))
+    return cast(Outcome, noted["outcome"]) if noted and noted.get("run") == plan.get("run") else None
 
 
 def is_done(layout: Layout, job: str, keys: Keys) -> bool:

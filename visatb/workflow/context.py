@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llava.progress import VARIABLE as PROGRESS
 from visatb.experiment.schema import Experiment
 from visatb.workdir.layout import Layout
 from visatb.workdir.state import Step, Steps
@@ -54,6 +55,7 @@ class Context:
         path = os.environ.get("PYTHONPATH")
         changed = {
             TAG: self.tag,
+            PROGRESS: str(self.layout.progress(self.job.name)),
             "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{path}" if path else str(REPOSITORY),
             "PYTHONUNBUFFERED": "1",
             "TQDM_MININTERVAL": "1",

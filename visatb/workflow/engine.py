@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from visatb.experiment.names import safe
 from visatb.experiment.read import load_experiment
 from visatb.experiment.schema import Experiment
 from visatb.workdir.layout import Layout
-from visatb.workdir.state import Keys, LockedError, is_done, locked, noted_keys, read_keys
+from visatb.workdir.state import Keys, LockedError, is_done, locked, noted_keys, read_keys, read_outcome
 from visatb.workflow import devices, warm
 from visatb.workflow.context import REPOSITORY
 from visatb.workflow.job import STOP_FILE
@@ -91,55 +90,58 @@ def _run_in_turn(experiment: Experiment, layout: Layout, options: Options, watch
     if experiment.grouping is None:
         layout.grouping.unlink(missing_ok=True)
     else:
-        if not is_known(experiment, layout):
-            outcome = _run(experiment, layout, options, watch)
+        keys = compute(experiment, layout)
+        if not is_known(keys, layout):
+            outcome = _run(experiment, layout, options, watch, keys)
             if outcome.stopped or not outcome.finished:
                 return replace(outcome, finished=False)
         experiment = resolve(experiment, layout)
     return _run(experiment, layout, options, watch)
 
 
-def _run(experiment: Experiment, layout: Layout, options: Options, watch: Callable[[Layout], None]) -> Outcome:
+def _run(
+    experiment: Experiment,
+    layout: Layout,
+    options: Options,
+    watch: Callable[[Layout], None],
+    keys: Keys | None = None,
+) -> Outcome:
     (layout.engine / STOP_FILE).unlink(missing_ok=True)
-    found = prepare(experiment, layout, options)
+    found = prepare(experiment, layout, options, keys)
     if not found:
         return Outcome(True)
     with _stopping() as stop, _warm_server(layout, options, experiment) as environment:
         engine = _start(layout, options, experiment, environment)
         _watch_over(engine, layout, options, watch, stop)
     watch(layout)
-    keys = read_keys(read_object(layout.jobs)["keys"])
-    failed = {job.name: tail(layout.log(job.name)) for job in found if _has_failed(layout, job.name, keys)}
-    finished = all(is_done(layout, job.name, keys) for job in found)
+    plan = read_object(layout.jobs)
+    keys = read_keys(plan["keys"])
+    unfinished = [job.name for job in found if not is_done(layout, job.name, keys)]
+    failed = {job: tail(layout.log(job)) for job in unfinished if read_outcome(layout, job, plan)}
+    finished = not unfinished
     if not finished and not failed and not stop:
         failed = {"engine": tail(layout.log("engine"))}
     return Outcome(finished, {} if stop else failed, bool(stop))
 
 
-def _has_failed(layout: Layout, job: str, keys: Keys) -> bool:
-    """Whether a job was at work and is not done."""
-    log = layout.log(job)
-    return not is_done(layout, job, keys) and log.exists() and log.stat().st_mtime >= read_object(layout.jobs)["begun"]
-
-
-def prepare(experiment: Experiment, layout: Layout, options: Options) -> list[Job]:
-    """Write down the experiment and the jobs that are left; returns them."""
+def prepare(experiment: Experiment, layout: Layout, options: Options, keys: Keys | None = None) -> list[Job]:
+    """Write down the experiment and the jobs that are left; returns them. `keys` where they are computed already."""
     layout.engine.mkdir(parents=True, exist_ok=True)
     write_text(layout.experiment, experiment.to_yaml())
     listed = all_jobs(experiment)
-    keys = compute(experiment, layout)
+    keys = keys or compute(experiment, layout)
     left = outstanding(layout, listed, keys)
     for job in left:
         layout.done(job.name).unlink(missing_ok=True)
     names = {job.name for job in left}
     plan = {
         "id": _identity(layout),
-        "begun": time.time(),
+        "run": uuid.uuid4().hex,
         "pid": None if options.profile else os.getpid(),
         "birth": birth(os.getpid()),
         "python": sys.executable,
         "keys": {job: noted_keys(steps) for job, steps in keys.items()},
-        "jobs": [_rule(layout, job, names, experiment, place) for place, job in enumerate(left)],
+        "jobs": [_rule(layout, job, names, experiment, index) for index, job in enumerate(left)],
     }
     write_json(layout.jobs, plan)
     return left
@@ -153,16 +155,16 @@ def _identity(layout: Layout) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _rule(layout: Layout, job: Job, names: set[str], experiment: Experiment, place: int) -> dict[str, Any]:
+def _rule(layout: Layout, job: Job, names: set[str], experiment: Experiment, index: int) -> dict[str, Any]:
     count = experiment.launcher.gpus_per_job
     resources = {"gpu": count, "tasks_per_gpu": 0} if job.model is not None and isinstance(count, int) and count else {}
     return {
         "name": job.name,
-        "rule": "job_" + "".join(letter if letter.isalnum() else "_" for letter in safe(job.name)) + f"_{place}",
+        "rule": "job_" + "".join(letter if letter.isalnum() else "_" for letter in safe(job.name)) + f"_{index}",
         "done": _seen_from_engine(layout, layout.done(job.name)),
         "after": [_seen_from_engine(layout, layout.done(name)) for name in job.after if name in names],
         "light": job.model is None and job.name not in (CHECK, SUBSETS),
-        "priority": 1000 - place,
+        "priority": 1000 - index,
         "resources": resources,
     }
 

@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from llava.disk import write_problem
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workdir.layout import Layout
-from visatb.workdir.state import Steps, locked, mark_done, read_keys
+from visatb.workdir.state import Outcome, Steps, locked, mark_done, note_outcome, read_keys
 from visatb.workflow import devices
 from visatb.workflow.context import Context
 from visatb.workflow.jobs import jobs
@@ -30,6 +31,8 @@ from visatb.workflow.steps import STEPS
 logger = logging.getLogger("visatb.job")
 
 STOP_FILE = "stop"
+STOPPED = 143
+_OUTCOMES: dict[int, Outcome] = {0: "done", STOPPED: "stopped"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,12 +58,21 @@ def _run(layout: Layout, name: str) -> int:
     plan = read_object(layout.jobs)
     stop = Stopper(lambda: _run_is_gone(layout, plan))
     stop.install()
+    with locked(layout.lock(name), wait=True):
+        code = _attempt(layout, name, plan, stop)
+        with suppress(EvaluationError):  # a full disk, say: the log tells
+            note_outcome(layout, name, plan.get("run", ""), _OUTCOMES.get(code, "failed"))
+    return code
+
+
+def _attempt(layout: Layout, name: str, plan: dict[str, Any], stop: Stopper) -> int:
+    """Do the work; returns the exit code."""
     try:
-        with locked(layout.lock(name), wait=True):
-            _work(layout, name, plan, stop)
+        note_outcome(layout, name, plan.get("run", ""), "running")
+        _work(layout, name, plan, stop)
     except StoppedError:
         logger.warning("stopped; the next run goes on from here")
-        return 143
+        return STOPPED
     except (ExperimentError, DataError, EvaluationError) as error:
         logger.error("error: %s", error)
         return 2

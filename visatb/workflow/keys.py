@@ -6,6 +6,7 @@ change), and the settings that decide the outcome; not how, where or how fast it
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -40,6 +41,7 @@ class _Maker:
     def __init__(self, experiment: Experiment, files: Files) -> None:
         self.experiment = experiment
         self.files = files
+        self.images_of = functools.cache(files.images)  # several models have the same data
         self.made: Keys = {}
         model = experiment.model
         parts = {part: files.model(getattr(model, part)) for part in ("path", "vision_tower", "projector")}
@@ -67,7 +69,7 @@ class _Maker:
 
     def _images(self, files: Iterable[str | None]) -> list[Any]:
         """What stands for the images of these files' records."""
-        return [self.files.images(file, self.experiment.image_folder) for file in files if file]
+        return [self.images_of(file, self.experiment.image_folder) for file in files if file]
 
     def _train_images(self, tasks: Iterable[str]) -> list[Any]:
         return self._images(file for task in tasks for file in self.experiment.tasks[task].train)

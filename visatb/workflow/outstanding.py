@@ -12,7 +12,6 @@ from visatb.workdir.hashes import Files
 from visatb.workdir.layout import Layout
 from visatb.workdir.state import Keys, Steps, is_done
 from visatb.workflow.jobs import Job
-from visatb.workflow.keys import compute
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +30,9 @@ def outstanding(layout: Layout, listed: list[Job], keys: Keys) -> list[Job]:
     return left
 
 
-def is_known(experiment: Experiment, layout: Layout) -> bool:
-    """Whether the work folder holds the representations that these settings lead to."""
-    [step] = [step for step in compute(experiment, layout)["mini"] if step.kind == "represent"]
+def is_known(keys: Keys, layout: Layout) -> bool:
+    """Whether the work folder holds the representations that these keys, of `groups: auto`, stand for."""
+    [step] = [step for step in keys["mini"] if step.kind == "represent"]
     return Steps(layout, "mini").done(step) and layout.representations.is_file()
 
 

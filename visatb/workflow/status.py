@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eval.files import read_object
+from llava.progress import read_progress
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workdir.layout import Layout
-from visatb.workdir.state import Steps, is_done, is_locked, read_keys
+from visatb.workdir.state import Steps, is_done, is_locked, read_keys, read_outcome
 from visatb.workflow.estimate import weight_advice
 from visatb.workflow.jobs import Job, jobs
-
-# tqdm: " 12%|█▏  | 12/100 [00:03<00:25, …"
-_PROGRESS = re.compile(rb"(\d+)/(\d+) \[[\d:]+<([\d:?]+)")
-_REACH = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -72,46 +68,12 @@ def _job_status(layout: Layout, job: Job, plan: dict[str, Any], running: bool) -
     seconds = sum(entry.get("seconds", 0.0) for entry in steps.entries.values())
     if is_done(layout, job.name, keys):
         return JobStatus(job.name, job.stage, "done", seconds=seconds or marker.get("seconds", 0.0), progress=1.0)
-    log = layout.log(job.name)
     if is_locked(layout.lock(job.name)):
         at = next((name for name, entry in steps.entries.items() if "since" in entry), "")
-        entry = steps.entries.get(at, {"since": time.time(), "log": 0})
-        progress, left = (
-            last_progress(log, entry["log"]) if at.startswith(("train", "answer", "represent")) else (None, None)
-        )
-        now = time.time() - entry["since"]
+        progress, left = read_progress(layout.progress(job.name)) if at else (None, None)
+        now = max(0.0, time.time() - steps.entries[at]["since"]) if at else 0.0  # a clock may be set back
         return JobStatus(job.name, job.stage, "running", at, progress, seconds + now, left)
-    touched = log.exists() and log.stat().st_mtime >= plan["begun"]
-    state = "waiting"
-    if touched:
-        state = "failed" if b" failed: " in _end(log) or b" error: " in _end(log) else "stopped"
-    elif steps.entries and not running:
-        state = "stopped"
+    outcome = read_outcome(layout, job.name, plan)
+    begun = outcome is not None or (steps.entries and not running)
+    state = "failed" if outcome == "failed" else "stopped" if begun else "waiting"
     return JobStatus(job.name, job.stage, state, seconds=seconds)
-
-
-def last_progress(log: Path, start: int = 0) -> tuple[float | None, float | None]:
-    """How far the last progress bar behind `start` in a log is (0 to 1), and the seconds it expects still to take."""
-    found = _PROGRESS.findall(_end(log, start))
-    if not found:
-        return None, None
-    done, total, left = found[-1]
-    return int(done) / max(1, int(total)), _seconds(left.decode())
-
-
-def _end(log: Path, start: int = 0) -> bytes:
-    try:
-        with open(log, "rb") as file:
-            file.seek(max(start, file.seek(0, 2) - _REACH))
-            return file.read()
-    except OSError:
-        return b""
-
-
-def _seconds(clock: str) -> float | None:
-    if "?" in clock:
-        return None
-    seconds = 0
-    for part in clock.split(":"):
-        seconds = seconds * 60 + int(part)
-    return float(seconds)

@@ -26,7 +26,8 @@ WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.ind
 @contextmanager
 def _noted(context: Context, step: Step) -> Iterator[None]:
     """Note the step as begun, and at the end as done or broken off."""
-    context.steps.begin(step, context.layout.log(context.job.name).stat().st_size)
+    context.layout.progress(context.job.name).unlink(missing_ok=True)  # of the step before
+    context.steps.begin(step)
     done = False
     try:
         yield

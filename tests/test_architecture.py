@@ -1,0 +1,40 @@
+"""Imports run one way: packages, and the rooms of visatb, import only what stands below them (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = [{"visatb"}, {"llava"}, {"transformers_patch"}, {"eval"}]
+ROOMS = [{"cli", "__init__"}, {"commands"}, {"workflow", "report", "convert"}, {"prepare", "workdir"}, {"experiment"}]
+"""From above; what stands side by side does not import each other."""
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The dotted names that a file imports, also within functions; of a package the name in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are written in full"
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize(("folder", "within", "layers"), [(".", "", PACKAGES), ("visatb", "visatb.", ROOMS)])
+def test_imports_run_downwards_only(folder, within, layers):
+    level = {name: index for index, names in enumerate(layers) for name in names}
+    for here in level:
+        for file in [*(ROOT / folder).glob(f"{here}.py"), *(ROOT / folder / here).rglob("*.py")]:
+            for name in imports(file):
+                there = name.removeprefix(within).split(".")[0] if name.startswith(within) else here
+                known = there == here or there not in level or level[here] < level[there]
+                assert known, f"{file.relative_to(ROOT)} imports {name}, which does not stand below it"
+
+
+def test_every_room_has_its_place():
+    entries = (ROOT / "visatb").iterdir()
+    assert {path.stem for path in entries if path.suffix == ".py" or list(path.glob("*.py"))} == set().union(*ROOMS)
