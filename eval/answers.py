@@ -23,6 +23,19 @@ ASSISTANT_ROLES = ("gpt", "assistant")
 ANSWER_FILE_NAME = re.compile(
     r"(?P<task>.+?)(?:-plus-mini|-mini)?_(?P<split>train|val|test)(?:-[^_]+)?(?:_(?P<model>.+))?"
 )
+_REPEAT = re.compile(r"#([2-9]|[1-9][0-9]{1,3})$")
+MOST_REPEATS = 9999
+
+
+def repeat_name(model: str, repeat: int) -> str:
+    """A model's name when it is trained for the 1st, 2nd, 3rd, … time: `mini`, `mini#2`, `mini#3`, …."""
+    return model if repeat == 1 else f"{model}#{repeat}"
+
+
+def split_repeat(name: str) -> tuple[str, int]:
+    """The model and the number of its repeat: `plus_mini:A#3` is ("plus_mini:A", 3), `mini` is ("mini", 1)."""
+    match = _REPEAT.search(name)
+    return (name[: match.start()], int(match[1])) if match else (name, 1)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,12 +12,12 @@ from numpy.typing import NDArray
 
 from eval.answers import in_words
 from eval.errors import EvaluationError
+from eval.repeats import repeat_name, split_repeat
 from eval.scores import SampleFile, ScoreFile, missing_identity, read_scores
 
 logger = logging.getLogger("weighting_visatb")  # its command is what reads these files
 
 _SHOWN = 3
-_REPEAT = re.compile(r"#([2-9]|[1-9][0-9]{1,3})$")  # `mini` trained once more is `mini#2`, then `mini#3`, …
 PROXIES = ("mini", "base", "single_mini", "plus_mini", "single")
 Samples = dict[str, dict[str, NDArray[np.float64]]]  # task → model → float64[2, n]: values and weights
 File = TypeVar("File", ScoreFile, SampleFile)
@@ -27,9 +26,9 @@ Cell = tuple[str, str, int]  # kind, unit ("" where the kind has none) and repea
 
 def proxy_of(model: str) -> Cell:
     """Which proxy a model's name means, and which repeat of its training: `plus_mini:A#3` → ("plus_mini", "A", 2)."""
-    kind, _, unit = _REPEAT.sub("", model).partition(":")
-    repeat = _REPEAT.search(model)
-    return kind, unit, int(repeat[1]) - 1 if repeat else 0
+    name, repeat = split_repeat(model)
+    kind, _, unit = name.partition(":")
+    return kind, unit, repeat - 1
 
 
 def collect(
@@ -81,7 +80,7 @@ def _of_tasks(proxies: list[ScoreFile], units: set[str]) -> list[ScoreFile]:
 
 def _refuse_repeats_as_names(names: Sequence[str]) -> None:
     for name in names:
-        if _REPEAT.search(name):
+        if split_repeat(name)[1] > 1:
             raise EvaluationError(
                 f"the task or group {name!r} has a name like that of a repeat (`mini#2` is the second training of "
                 "`mini`): give it another name, without # and a number at its end"
@@ -184,7 +183,7 @@ def _pair(
             raise EvaluationError(
                 f"{file.path}: its mean is {mean:.6g}, but {score.path} says {score.first.value:.6g}; score anew"
             )
-        model = ":".join(_row(cell)) + (f"#{cell[2] + 1}" if cell[2] else "")
+        model = repeat_name(":".join(_row(cell)), cell[2] + 1)
         paired.setdefault(score.task, {})[model] = values
     return paired
 

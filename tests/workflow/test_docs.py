@@ -17,8 +17,9 @@ TEXT = (Path(__file__).parents[2] / "docs" / "experiment.md").read_text()
         (schema.Experiment, ""),
         (schema.Model, "model."),
         (schema.Task, "tasks.T."),
-        (schema.Subsets, "subsets."),
+        (schema.SubsetRates, "subsets."),
         (schema.Weighting, "weighting."),
+        (schema.Repeats, "repeats."),
         (schema.Launcher, "launcher."),
     ],
 )
@@ -29,7 +30,7 @@ def test_every_setting_is_explained(part, prefix):
         names = re.findall(r"`([^`]+)`", cell)
         named |= {names[0].rpartition(".")[0] + name if name.startswith(".") else name for name in names}
     for name in (field.alias or name for name, field in part.model_fields.items()):
-        if name not in ("source", "model", "tasks", "subsets", "weighting", "launcher", "overrides"):
+        if name not in ("source", "model", "tasks", "subsets", "weighting", "repeats", "launcher", "overrides"):
             assert f"{prefix}{name}" in named, name
 
 

@@ -108,6 +108,7 @@ CASES: dict[str, tuple[Callable[[Content, Path], None], set[str]]] = {
     "max_val_samples": (put("max_val_samples", value=4), DATA | VAL | AFTER_VAL),
     "proxies": (put("proxies", value="lora"), {"check"} | PROXIES | AFTER_VAL),
     "keep_proxies": (put("keep_proxies", value="all"), set()),
+    "repeats.redraw": (put("repeats", "redraw", value=False), set()),  # but with repeats: test_repeats.py
     "seed": (put("seed", value=7), MODELS),
     "global_batch_size": (put("global_batch_size", value=8), {"check"} | MODELS),
     "training": (put("training", "learning_rate", value=1e-4), {"check"} | MODELS),
@@ -124,6 +125,7 @@ CASES: dict[str, tuple[Callable[[Content, Path], None], set[str]]] = {
 }
 # What changes which models there are has a case of its own below, and tests of its own in test_graph.py.
 MODELS_CHANGE = {"tasks.group", "grouping", "methods", "weighting.form", "weighting.difficulty"}
+MODELS_CHANGE |= {"repeats.proxies", "repeats.finals"}
 
 
 def fields(schema: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:

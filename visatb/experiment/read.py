@@ -16,6 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from eval.repeats import split_repeat
+from visatb.experiment.models import proxies
 from visatb.experiment.names import safe
 from visatb.experiment.schema import (
     Alpha,
@@ -24,6 +26,7 @@ from visatb.experiment.schema import (
     Generation,
     Launcher,
     Model,
+    Repeats,
     SubsetRates,
     Task,
     Weighting,
@@ -122,6 +125,7 @@ def _known_names(place: Place) -> list[str]:
         ("weighting",): Weighting,
         ("weighting", "alpha"): Alpha,
         ("generation",): Generation,
+        ("repeats",): Repeats,
         ("launcher",): Launcher,
     }
     part = Task if len(place) == 2 and place[0] == "tasks" else parts.get(place, Experiment)
@@ -147,6 +151,7 @@ def _problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
     if experiment.weighting.form == "simple" and experiment.weighting.difficulty == "precise":
         yield ("weighting", "difficulty"), "the simple form has precise difficulties in itself: leave it out"
     yield from _grouping_problems(experiment)
+    yield from _repeat_problems(experiment)
     repeated = [name for name, count in Counter(experiment.methods).items() if count > 1]
     if repeated:
         yield ("methods",), f"{', '.join(repeated)} named more than once"
@@ -164,6 +169,17 @@ def _grouping_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
         yield ("groups",), f"three tasks and more can be grouped, not {most + 1}"
     elif experiment.grouping != "auto" and experiment.grouping > most:
         yield ("groups",), f"{most + 1} tasks make 2 to {most} groups"
+
+
+def _repeat_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
+    """Repeats of models that the form does not train."""
+    if isinstance(experiment.repeats.proxies, int):
+        return
+    kinds = {model.name.partition(":")[0] for model in proxies(experiment.with_groups({})) if model.data}
+    known = [kind for kind in ("mini", "plus_mini", "single", "single_mini") if kind in kinds]
+    for kind in experiment.repeats.proxies:
+        if kind not in kinds:
+            yield ("repeats", "proxies", kind), f"these settings train no such model (but {', '.join(known)})"
 
 
 def _task_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
@@ -202,6 +218,8 @@ def _name_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
         place: Place = ("tasks", name)
         if not name.strip() or "," in name or "=" in name or ":" in name or name != name.strip():
             yield place, "a name may hold no comma, colon or equals sign, and no space at its ends"
+        if split_repeat(name)[1] > 1:
+            yield place, "a name may not end in # and a number: `mini#2` is the second training of `mini`"
         other = taken.setdefault(safe(name).lower(), name)
         if other != name:
             yield place, f"{name!r} and {other!r} would share their files: choose names that differ more"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from eval.repeats import MOST_REPEATS
 from visatb.experiment.names import Split
 
 
@@ -84,6 +85,21 @@ class SubsetRates(_Part):
     seed: Seed = 0
 
 
+Count = Annotated[int, Field(ge=1, le=MOST_REPEATS)]
+
+
+class Repeats(_Part):
+    """How often models are trained, each time with a seed of its own, and with its own subsets if `redraw`."""
+
+    proxies: Count | dict[str, Count] = 1
+    finals: Count = 1
+    redraw: bool = True
+
+    def of(self, kind: str) -> int:
+        """How often a kind of proxy (`mini`, `plus_mini`, …) is trained."""
+        return self.proxies if isinstance(self.proxies, int) else self.proxies.get(kind, 1)
+
+
 class Alpha(_Part):
     """Shares of the three weight components (Eq. 8)."""
 
@@ -140,6 +156,7 @@ class Experiment(_Part):
     max_val_samples: int | None = Field(default=None, gt=0)
     proxies: Literal["full", "lora"] = "full"
     keep_proxies: Literal["none", "weights", "all"] = "none"
+    repeats: Repeats = Repeats()
     seed: Seed = 42
     global_batch_size: int = Field(default=128, gt=0)
     training: dict[str, Argument] = {}
@@ -171,6 +188,18 @@ class Experiment(_Part):
     def units(self) -> dict[str, list[str]]:
         """The N weighting units: groups where there are any, else each task by itself."""
         return self.groups or {name: [name] for name in self.balanced}
+
+    def training_seed(self, repeat: int) -> int:
+        """The seed of all models that are trained for the `repeat`-th time (1, 2, …): `seed`, then the next ones."""
+        return (self.seed + repeat - 1) % 2**32
+
+    def draw(self, repeat: int) -> int:
+        """Which draw of the subsets (1, 2, …) that repeat is trained on."""
+        return repeat if self.repeats.redraw else 1
+
+    def subsets_seed(self, repeat: int) -> int:
+        """The seed of that repeat's draw of the subsets: `subsets.seed`, then the next ones."""
+        return (self.subsets.seed + self.draw(repeat) - 1) % 2**32
 
     def with_groups(self, groups: Mapping[str, Sequence[str]]) -> Experiment:
         """The experiment with these groups in place of `groups: auto`; a group of one is no group."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from eval.repeats import split_repeat
 from visatb.report.load import Run, is_proxy
 
 
@@ -14,7 +15,7 @@ def costs(run: Run) -> dict[str, Any] | None:
         return None
     longest = max(_seconds(entry) for entry in run.cost.values()) or 1.0
     order = {name: place for place, name in enumerate(run.methods)}
-    models = sorted(run.cost, key=lambda name: (not is_proxy(name), order.get(name.partition(":")[0], 99)))
+    models = sorted(run.cost, key=lambda name: (not is_proxy(name), order.get(_method(name), 99)))
     rows = []
     for model in models:
         entry = run.cost[model]
@@ -34,6 +35,10 @@ def costs(run: Run) -> dict[str, Any] | None:
     proxies = [model for model in models if is_proxy(model)]
     final = next((name for name in ("VisATB", "EW") if name in run.cost), None)
     return {"rows": rows, "total": _time(total), **_overhead(run, proxies, final)}
+
+
+def _method(model: str) -> str:
+    return split_repeat(model)[0].partition(":")[0]
 
 
 def _overhead(run: Run, proxies: Iterable[str], final: str | None) -> dict[str, str]:

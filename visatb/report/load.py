@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from eval.repeats import repeat_name, split_repeat
 from visatb.experiment.names import safe
-from visatb.workdir.changes import deltas_by_run
+from visatb.workdir.changes import deltas_by_run, models_of
 from visatb.workdir.layout import Layout
 from visatb.workdir.scores import Cell, read_cell
 from visatb.workdir.verdict import Comparison, compare, noise_of_proxies
@@ -67,13 +68,27 @@ class Run:
         return sorted({task for _, task, _ in self.scores})
 
     def model_of(self, method: str, task: str) -> str:
-        """The model behind a method's figure on a task: STL has one for each."""
-        models = (self.results or {}).get("stl_models") or {}
-        return str(models.get(task, f"STL:{task}")) if method == "STL" else method
+        """The first of the models behind a method's figure on a task: STL has one for each."""
+        return models_of(self.results or {}, method, task)[0]
 
     def test_cells(self, task: str, method: str) -> list[Cell]:
-        """A method's test figures of a task, empty where there are none (a score from outside)."""
-        return self.scores.get(("test", task, self.model_of(method, task)), [])
+        """A method's test figures of a task, means over its repeats; empty where one is missing or from outside."""
+        runs = [self.scores.get(("test", task, model), []) for model in models_of(self.results or {}, method, task)]
+        return runs[0] if len(runs) == 1 else [_mean_cell(cells) for cells in zip(*runs, strict=False)]
+
+    def matrix_rows(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """The validation matrix by model: its name, and figures and standard errors by task; a row for each repeat."""
+        rows = []
+        errors = (self.matrix or {}).get("stderr") or {}
+        for kind in ("base", "mini", "plus_mini", "single", "single_mini"):
+            entry, spreads = (self.matrix or {}).get(kind) or {}, errors.get(kind) or {}
+            nested = all(isinstance(value, Mapping) for value in entry.values())
+            for unit, figures in entry.items() if nested else [("", entry)]:
+                spread = spreads.get(unit, {}) if nested else spreads
+                name = f"{kind}:{unit}" if unit else kind
+                for place in range(max(map(_count, figures.values()), default=0)):
+                    rows.append((repeat_name(name, place + 1), _at(figures, place), _at(spread, place)))
+        return rows
 
     def cells(self, task: str, model: str) -> list[Cell]:
         """A model's test figures of a task, empty where there are none."""
@@ -93,9 +108,33 @@ class Run:
         return list(self.results["methods"]) if self.results else []
 
 
+def _count(cell: Any) -> int:
+    return len(cell) if isinstance(cell, list) else 1
+
+
+def _at(cells: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """One repeat's part of a row of the matrix; where a cell has no list, it is the only one's."""
+    pairs = ((task, cell if isinstance(cell, list) else [cell]) for task, cell in cells.items())
+    return {task: cell[place] for task, cell in pairs if place < len(cell)}
+
+
+def _mean_cell(runs: Sequence[Cell]) -> Cell:
+    """One metric's figure as the mean over repeats, question by question where all have the same questions."""
+    first = runs[0]
+    alike = all(run.ids == first.ids and run.weights == first.weights for run in runs)
+    return replace(
+        first,
+        value=sum(run.value for run in runs) / len(runs),
+        stderr=None,
+        ids=first.ids if alike else [],
+        values=[sum(values) / len(runs) for values in zip(*(run.values for run in runs), strict=True)] if alike else [],
+        weights=first.weights if alike else [],
+    )
+
+
 def is_proxy(model: str) -> bool:
     """Whether a model only serves to measure the weights."""
-    return model.partition(":")[0] in PROXIES
+    return split_repeat(model)[0].partition(":")[0] in PROXIES
 
 
 def load(folder: Path) -> Run:
@@ -222,6 +261,8 @@ def _trainings(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     cards, histories = {}, {}
     for model in sorted(path for path in folder.glob("*") if path.is_dir()):
+        if "@" in model.name and model.name not in names:
+            continue  # a repeat that the experiment has no longer
         name = names.get(model.name, model.name)
         card = _object(model / "run_card.json")
         state = _object(model / "trainer_state.json")

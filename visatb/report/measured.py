@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from eval.repeats import split_repeat
 from visatb.report import svg
 from visatb.report.figures import interval_kind, unit_interval
 from visatb.report.load import COMPONENTS, Run
@@ -20,18 +21,17 @@ def matrix(run: Run) -> dict[str, Any] | None:
     if not run.matrix:
         return None
     matrix, tasks = run.matrix, [str(task) for task in run.matrix["tasks"]]
-    order = [*(matrix.get("groups") or {}), *tasks]  # rows as columns, so that a unit's own figure is on the diagonal
-    rows = []
-    for kind in ("base", "mini", "plus_mini", "single", "single_mini"):
-        entry = matrix.get(kind) or {}
-        nested = all(isinstance(value, Mapping) for value in entry.values())
-        errors = (matrix.get("stderr") or {}).get(kind) or {}
-        units = sorted(entry, key=lambda unit: order.index(unit) if unit in order else len(order))
-        for unit, figures in [(unit, entry[unit]) for unit in units] if nested else [("", entry)]:
-            spread = errors.get(unit, {}) if nested else errors
-            if figures:
-                cells = [(_plain(figures.get(task)), _spread(spread.get(task))) for task in tasks]
-                rows.append({"name": f"{kind}:{unit}" if unit else kind, "cells": cells})
+    order = ["", *(matrix.get("groups") or {}), *tasks]  # rows as columns: a unit's own figure is on the diagonal
+    kinds = ("base", "mini", "plus_mini", "single", "single_mini")
+
+    def place(name: str) -> tuple[int, int]:
+        kind, _, unit = split_repeat(name)[0].partition(":")
+        return kinds.index(kind), order.index(unit) if unit in order else len(order)
+
+    rows = [
+        {"name": name, "cells": [(_plain(figures.get(task)), _spread(spread.get(task))) for task in tasks]}
+        for name, figures, spread in sorted(run.matrix_rows(), key=lambda row: place(row[0]))
+    ]
     counts = matrix.get("num_samples") or {}
     return {"tasks": tasks, "rows": rows, "counts": [counts.get(task) for task in tasks] if counts else None}
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.repeats import split_repeat
 from visatb.report import svg
 from visatb.report.load import FRACTIONS, METRICS, PROXIES, Run, is_proxy
 from visatb.workdir.changes import task_changes, task_changes_by_run
@@ -151,11 +152,15 @@ def _difference(change: Change) -> tuple[str, str]:
 
 
 def losses(run: Run) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Task → method → (step, mean token loss); single-task runs as one method. Proxies only while there is no final."""
+    """Task → method → (step, mean token loss) of first trainings; single-task runs as one method.
+
+    Proxies only while there is no final.
+    """
+    histories = _first_trainings(run)
     stl = {run.model_of("STL", task) for task in run.tasks} if "STL" in run.methods else set()
-    finals = [name for name in run.histories if name in stl or not is_proxy(name)]
+    finals = [name for name in histories if name in stl or not is_proxy(name)]
     rank = {name: place for place, name in enumerate(run.methods)}
-    models = sorted(finals or run.histories, key=lambda name: (rank.get(name.partition(":")[0], 99), name))
+    models = sorted(finals or histories, key=lambda name: (rank.get(name.partition(":")[0], 99), name))
     lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for model in models:
         shown = "STL" if model in stl else model
@@ -193,10 +198,11 @@ def loss_charts(run: Run) -> dict[str, Any] | None:
 
 
 def curves(run: Run) -> list[dict[str, Any]]:
-    """Loss, gradient norm and learning rate by step: first of the methods' runs, then of the proxies."""
+    """Loss, gradient norm and learning rate by step of first trainings: the methods' runs, then the proxies."""
+    histories = _first_trainings(run)
     stl = {run.model_of("STL", task) for task in run.tasks} if "STL" in run.methods else set()
-    proxies = [name for name in run.histories if is_proxy(name)]
-    finals = [name for name in run.histories if not is_proxy(name) and name not in stl]
+    proxies = [name for name in histories if is_proxy(name)]
+    finals = [name for name in histories if not is_proxy(name) and name not in stl]
     order = {f"{kind}:{unit}": at for kind in PROXIES for at, unit in enumerate(_units(run))}
     parts = []
     for title, models in (("the methods' runs", finals), ("the proxies", proxies)):
@@ -210,6 +216,11 @@ def curves(run: Run) -> list[dict[str, Any]]:
         if panels:
             parts.append({"title": title, "panels": panels, "legend": [(classes[name], name) for name in names]})
     return parts
+
+
+def _first_trainings(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """What was logged of every model's first training: a line for each model is enough to read."""
+    return {name: history for name, history in run.histories.items() if split_repeat(name)[1] == 1}
 
 
 def _units(run: Run) -> list[str]:

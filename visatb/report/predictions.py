@@ -15,6 +15,7 @@ from PIL import Image
 
 from eval.answers import Sample, identify, read_answers
 from eval.errors import EvaluationError
+from eval.repeats import split_repeat
 from llava.data.errors import BadSampleError
 from llava.data.images import ImageFolder
 from visatb.report.load import FRACTIONS, METRICS, Run, is_proxy
@@ -65,7 +66,7 @@ def collect(run: Run, per_task: int, image_bytes: int) -> tuple[dict[str, Any], 
         for key, question in page.questions.items():
             question["images"] = [images[name][0] for name in page.images[key] if name in images]
     rank = {name: place for place, name in enumerate(run.methods)}
-    models.sort(key=lambda name: (is_proxy(name), rank.get(name.partition(":")[0], len(rank)), name))
+    models.sort(key=lambda name: (is_proxy(name), rank.get(split_repeat(name)[0].partition(":")[0], len(rank)), name))
     data = {
         "models": models,
         "finals": [model for model in models if not is_proxy(model)],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -33,14 +33,8 @@ def _matrix(run: Run) -> Rows:
     if not run.matrix:
         return []
     rows: Rows = [["model", "task", "value", "stderr"]]
-    errors = run.matrix.get("stderr") or {}
-    for kind in ("base", "mini", "plus_mini", "single", "single_mini"):
-        entry = run.matrix.get(kind) or {}
-        nested = all(isinstance(value, Mapping) for value in entry.values())
-        for unit, figures in entry.items() if nested else [("", entry)]:
-            spread = (errors.get(kind) or {}).get(unit, {}) if nested else errors.get(kind) or {}
-            name = f"{kind}:{unit}" if unit else kind
-            rows += [[name, task, figures[task], spread.get(task)] for task in run.matrix["tasks"] if task in figures]
+    for name, figures, spread in run.matrix_rows():
+        rows += [[name, task, figures[task], spread.get(task)] for task in run.matrix["tasks"] if task in figures]
     return rows
 
 

@@ -10,12 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.repeats import repeat_name
+
 
 def models_of(results: Mapping[str, Any], method: str, task: str) -> list[str]:
     """The models behind a method's figures of a task, one for each run: `EW`, `EW#2`, …; of STL the task's own."""
     count = int((results.get("repeats") or {}).get(method, 1))
     if method != "STL":
-        return [method if repeat == 1 else f"{method}#{repeat}" for repeat in range(1, count + 1)]
+        return [repeat_name(method, repeat) for repeat in range(1, count + 1)]
     first = (results.get("stl_models") or {}).get(task, f"STL:{task}")  # an older file has no other
     return [str(model) for model in (results.get("stl_runs") or {}).get(task) or [first]]
 

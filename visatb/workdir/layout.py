@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.repeats import repeat_name
+from llava.infer.answers import safe_name
 from visatb.experiment.names import safe
 
 
@@ -39,9 +41,9 @@ class Layout:
         """Which files each model is trained on, with counts and seed."""
         return self.data / "subsets.json"
 
-    def subset(self, task: str, size: str, count: int) -> Path:
-        """The `size` ("mini" or "large") subset of a task's training data, of `count` records."""
-        return self.data / f"{safe(task)}-{size}_train-{count}.json"
+    def subset(self, task: str, size: str, count: int, draw: int = 1) -> Path:
+        """The `size` ("mini" or "large") subset of a task's training data, of `count` records; a file for each draw."""
+        return self.data / f"{safe(task)}-{safe(repeat_name(size, draw))}_train-{count}.json"
 
     def question_folder(self, split: str) -> Path:
         """The questions of a split, one file per task."""
@@ -61,7 +63,7 @@ class Layout:
 
     def answers(self, split: str, model: str, questions: Path) -> Path:
         """A model's answers to one file of questions."""
-        return self.answer_folder(split, model) / f"{questions.stem}_{safe(model)}.json"
+        return self.answer_folder(split, model) / f"{questions.stem}_{safe_name(model)}.json"
 
     def score(self, split: str, task: str, model: str) -> Path:
         """A model's score on a task."""

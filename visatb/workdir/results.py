@@ -1,8 +1,11 @@
 """`results.json` and `cost.json`: the methods' test figures with ΔI and ΔE, and what each model took.
 
 Figures are read from score files; of a task whose score comes from outside, from its file: `{method: value}` or
-`{method: {metric: value}}`. Until that is there, the task waits, and ΔI and ΔE leave it out. A score that the run
-itself should have made is never left out: without it there are no results.
+`{method: {metric: value}}`, a second training's under `METHOD#2`. Until that is there, the task waits, and ΔI and ΔE
+leave it out. A score that the run itself should have made is never left out: without it there are no results.
+
+With repeats `runs` holds each one's figures, and `delta_runs` each one's ΔI, ΔE and I_i against the baseline of the
+same repeat, so of the same seed; `methods`, ΔI and ΔE are the means over the repeats.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from typing import Any
 
 from eval.errors import EvaluationError
 from eval.files import read_json, read_object, write_json
-from eval.overall import Table, overall
+from eval.overall import Overall, Table, overall
+from eval.repeats import repeat_name
 from eval.scores import read_score_file
 from visatb.experiment.models import models, stl_model
 from visatb.experiment.schema import Experiment
@@ -23,7 +27,8 @@ from visatb.workdir.state import Steps
 from visatb.workdir.subsets import Subsets, TrainingData
 
 _AGAIN = "a score that this run should have made is missing or damaged; remove the file and run again"
-Figures = dict[str, list[float]]  # method → a task's values in the order of its metrics
+Metrics = list[dict[str, Any]]  # of a task: name and direction of each
+Figures = dict[str, list[list[float]]]  # method → for each repeat, a task's values in the order of its metrics
 
 
 def baseline(experiment: Experiment) -> str:
@@ -40,15 +45,18 @@ def write_results(experiment: Experiment, layout: Layout) -> None:
     if not experiment.methods:
         layout.results.unlink(missing_ok=True)
         return
-    metrics: dict[str, list[dict[str, Any]]] = {}
+    metrics: dict[str, Metrics] = {}
     figures: dict[str, Figures] = {}
     waiting: dict[str, str] = {}
+    methods = experiment.methods
     for task in experiment.balanced:
         source = experiment.tasks[task].score
         if source is None:
             metrics[task], figures[task] = _scored(experiment, layout, task)
         elif Path(source).is_file():
-            metrics[task], figures[task] = _from_outside(experiment, Path(source), task)
+            metrics[task], figures[task], lacking = _from_outside(experiment, Path(source), task)
+            if lacking:
+                waiting[task] = f"{source} ({', '.join(lacking)})"
         else:
             metrics[task] = [{"metric": name, "higher_is_better": True} for name in experiment.tasks[task].metric]
             figures[task] = {}
@@ -58,10 +66,13 @@ def write_results(experiment: Experiment, layout: Layout) -> None:
         "tasks": experiment.balanced,
         "metrics": metrics,
         "methods": {
-            method: {task: figures[task].get(method) for task in experiment.balanced} for method in experiment.methods
+            method: {task: _mean(figures[task].get(method)) for task in experiment.balanced} for method in methods
         },
-        "stl_models": {task: stl_model(experiment, task) for task in experiment.balanced}
-        if "STL" in experiment.methods
+        "runs": {method: {task: figures[task].get(method) for task in experiment.balanced} for method in methods},
+        "repeats": dict.fromkeys(methods, experiment.repeats.finals),
+        "stl_models": {task: stl_model(experiment, task) for task in experiment.balanced} if "STL" in methods else {},
+        "stl_runs": {task: _models_of(experiment, "STL", task) for task in experiment.balanced}
+        if "STL" in methods
         else {},
         "waiting": waiting,
     }
@@ -69,16 +80,36 @@ def write_results(experiment: Experiment, layout: Layout) -> None:
     write_json(layout.results, content | conclusions(content, layout))
 
 
-def _scored(experiment: Experiment, layout: Layout, task: str) -> tuple[list[dict[str, Any]], Figures]:
-    metrics: list[dict[str, Any]] = []
+def _mean(runs: list[list[float]] | None) -> list[float] | None:
+    """A task's values, each the mean over the repeats."""
+    return None if runs is None else [math.fsum(values) / len(values) for values in zip(*runs, strict=True)]
+
+
+def _repeats(experiment: Experiment) -> range:
+    return range(1, experiment.repeats.finals + 1)
+
+
+def _models_of(experiment: Experiment, method: str, task: str) -> list[str]:
+    """The models behind a method's figures on a task, one for each repeat."""
+    of_stl = method == "STL"
+    return [
+        stl_model(experiment, task, repeat) if of_stl else repeat_name(method, repeat)
+        for repeat in _repeats(experiment)
+    ]
+
+
+def _scored(experiment: Experiment, layout: Layout, task: str) -> tuple[Metrics, Figures]:
+    metrics: Metrics = []
     figures: Figures = {}
     for method in experiment.methods:
-        model = stl_model(experiment, task) if method == "STL" else method
-        metrics, figures[method] = _own_figures(layout.score("test", task, model))
+        figures[method] = []
+        for model in _models_of(experiment, method, task):
+            metrics, values = _own_figures(layout.score("test", task, model))
+            figures[method].append(values)
     return metrics, figures
 
 
-def _own_figures(path: Path) -> tuple[list[dict[str, Any]], list[float]]:
+def _own_figures(path: Path) -> tuple[Metrics, list[float]]:
     """Metrics and figures of a score file that the run has made."""
     try:
         scores = read_score_file(path).scores
@@ -88,23 +119,28 @@ def _own_figures(path: Path) -> tuple[list[dict[str, Any]], list[float]]:
     return metrics, [one.value for one in scores]
 
 
-def _from_outside(experiment: Experiment, path: Path, task: str) -> tuple[list[dict[str, Any]], Figures]:
+def _from_outside(experiment: Experiment, path: Path, task: str) -> tuple[Metrics, Figures, list[str]]:
+    """Metrics and figures of a task's own file, and the runs that it lacks of methods that it has other runs of."""
     content = read_json(path)
-    wanted = experiment.methods
+    runs: dict[str, list[str]] = {
+        method: [repeat_name(method, repeat) for repeat in _repeats(experiment)] for method in experiment.methods
+    }
+    wanted = [name for names in runs.values() for name in names]
     if not isinstance(content, dict) or not set(content) & set(wanted):
         raise EvaluationError(f"{path}: must hold an object {{method: score}} for {', '.join(wanted)} on {task}")
-    figures: Figures = {}
-    names: list[str] = []
-    for method in wanted:
-        if method not in content:
-            continue
-        entry = content[method]
+    found: dict[str, list[float]] = {}
+    metrics: list[str] = []
+    for name in (name for name in wanted if name in content):
+        entry = content[name]
         values = entry if isinstance(entry, dict) else {experiment.tasks[task].metric[0]: entry}
-        if names and list(values) != names:
-            raise EvaluationError(f"{path}: {method} has {', '.join(values)}, but others have {', '.join(names)}")
-        names = list(values)
-        figures[method] = [_number(value, f"{path}: {method}") for value in values.values()]
-    return [{"metric": name, "higher_is_better": True} for name in names], figures
+        if metrics and list(values) != metrics:
+            raise EvaluationError(f"{path}: {name} has {', '.join(values)}, but others have {', '.join(metrics)}")
+        metrics = list(values)
+        found[name] = [_number(value, f"{path}: {name}") for value in values.values()]
+    begun = {method: names for method, names in runs.items() if found.keys() & set(names)}
+    lacking = [name for names in begun.values() for name in names if name not in found]
+    figures = {method: [found[name] for name in names] for method, names in begun.items() if found.keys() >= set(names)}
+    return [{"metric": name, "higher_is_better": True} for name in metrics], figures, lacking
 
 
 def _number(value: Any, what: str) -> float:
@@ -117,28 +153,50 @@ def _number(value: Any, what: str) -> float:
     return number
 
 
-def _deltas(experiment: Experiment, metrics: dict[str, list[dict[str, Any]]], figures: dict[str, Figures]) -> Any:
-    """ΔI and ΔE over the tasks that every method has figures of, and which those are."""
+def _deltas(experiment: Experiment, metrics: dict[str, Metrics], figures: dict[str, Figures]) -> dict[str, Any]:
+    """ΔI and ΔE over the tasks that every method has figures of, which those are, and the same for each repeat."""
     complete = [task for task in experiment.balanced if set(figures[task]) == set(experiment.methods)]
+    none: dict[str, Any] = {"delta_i": {}, "delta_e": {}, "delta_tasks": [], "delta_runs": {}}
     if not complete:
-        return {"delta_i": {}, "delta_e": {}, "delta_tasks": []}
+        return none
+    try:
+        runs = [_overall(experiment, complete, metrics, figures, repeat - 1) for repeat in _repeats(experiment)]
+    except EvaluationError as error:
+        return {**none, "delta_problem": str(error)}
+    by_run = {method: _by_run([run[method] for run in runs]) for method in runs[0]}
+    means = {
+        key: {method: math.fsum(found[key]) / len(runs) for method, found in by_run.items()}
+        for key in ("delta_i", "delta_e")
+    }
+    return {**means, "delta_tasks": complete, "delta_runs": by_run}
+
+
+def _by_run(runs: list[Overall]) -> dict[str, Any]:
+    """One method's ΔI, ΔE and I_i of each task in percent, as lists with an entry for each repeat."""
+    return {
+        "delta_i": [run.improvement for run in runs],
+        "delta_e": [run.error for run in runs],
+        "tasks": {task: [run.tasks[task] for run in runs] for task in runs[0].tasks},
+    }
+
+
+def _overall(
+    experiment: Experiment, tasks: list[str], metrics: dict[str, Metrics], figures: dict[str, Figures], place: int
+) -> dict[str, Overall]:
+    """Eq. 9 of every method from the figures of the repeat at this place (0, 1, …)."""
     methods: dict[str, dict[tuple[str, str], float]] = {method: {} for method in experiment.methods}
     upwards: dict[tuple[str, str], bool] = {}
-    for task in complete:
-        for place, metric in enumerate(metrics[task]):
-            key = (task, str(metric["metric"]))
-            upwards[key] = bool(metric["higher_is_better"])
-            for method in experiment.methods:
-                methods[method][key] = figures[task][method][place]
+    for task in tasks:
+        keys = [(task, str(metric["metric"])) for metric in metrics[task]]
+        upwards |= {key: bool(one["higher_is_better"]) for key, one in zip(keys, metrics[task], strict=True)}
+        for method in experiment.methods:
+            methods[method] |= dict(zip(keys, figures[task][method][place], strict=True))
     try:
-        compared = overall(Table(methods, upwards), baseline(experiment))
+        return overall(Table(methods, upwards), baseline(experiment))
     except EvaluationError as error:
-        return {"delta_i": {}, "delta_e": {}, "delta_tasks": [], "delta_problem": str(error)}
-    return {
-        "delta_i": {method: one.improvement for method, one in compared.items()},
-        "delta_e": {method: one.error for method, one in compared.items()},
-        "delta_tasks": complete,
-    }
+        raise EvaluationError(
+            f"repeat {place + 1}: {error}" if experiment.repeats.finals > 1 else str(error)
+        ) from error
 
 
 def write_cost(experiment: Experiment, layout: Layout) -> None:

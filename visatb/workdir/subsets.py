@@ -1,7 +1,8 @@
 """What each model is trained on: subsets drawn once, written once, and listed in `data/subsets.json`.
 
 The rates are the same for all tasks and relative to a task's whole training data. A task's mini subset lies in its
-large one: both are the first records of one seeded permutation.
+large one: both are the first records of one seeded permutation. A model that is trained again has subsets of its own,
+drawn with the next seed, unless `repeats.redraw` is off.
 """
 
 from __future__ import annotations
@@ -30,12 +31,16 @@ class QuestionFile:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A model's training data: each task's files (absolute paths), records and size, and the sum of the records."""
+    """A model's training data: each task's files (absolute paths), records and size, and the sum of the records.
+
+    `seed` is what its subsets were drawn with; older files do not say it.
+    """
 
     files: Mapping[str, Sequence[str]]
     counts: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[str, Size] = field(default_factory=dict)
     samples: int = 0
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Subsets:
     Files of the work folder stand there relative to it, so that it can be moved and copied; the user's are absolute.
 
     Attributes:
-        seed, rates: what the subsets were drawn with; rates by size.
+        seed, rates: what the subsets of first trainings were drawn with; rates by size.
         tasks: each task's records by size.
         questions: split → task → its questions, of those that some model answers.
         models: each model's training data.
@@ -92,6 +97,7 @@ class Subsets:
                         entry["counts"],
                         entry["sizes"],
                         entry["samples"],
+                        entry.get("seed"),
                     )
                     for name, entry in content["models"].items()
                 },
@@ -119,6 +125,7 @@ class Subsets:
                         "samples": data.samples,
                         "counts": data.counts,
                         "sizes": data.sizes,
+                        "seed": data.seed,
                         "files": {task: [_noted(layout, file) for file in files] for task, files in data.files.items()},
                     }
                     for name, data in self.models.items()
@@ -165,11 +172,11 @@ def counts(experiment: Experiment, count: Callable[[list[str]], int] = records.c
     return Counts(train, questions)
 
 
-def files_of(experiment: Experiment, layout: Layout, task: str, size: Size, count: int) -> list[str]:
-    """The files of a task's data of that size; the user's own where it is the whole."""
+def files_of(experiment: Experiment, layout: Layout, task: str, size: Size, count: int, repeat: int = 1) -> list[str]:
+    """The files of a task's data of that size, for that repeat of a training; the user's own where it is the whole."""
     if size == "whole" or (size == "large" and experiment.subsets.large == 1):
         return list(experiment.tasks[task].train)
-    return [str(layout.subset(task, size, count))]
+    return [str(layout.subset(task, size, count, experiment.draw(repeat)))]
 
 
 def write_subsets(experiment: Experiment, layout: Layout) -> None:
@@ -177,12 +184,13 @@ def write_subsets(experiment: Experiment, layout: Layout) -> None:
     found = counts(experiment)
     wanted = models(experiment)
     keep = {layout.subsets}
-    for task, size in dict.fromkeys(part for model in wanted for part in model.data):
+    for task, size, repeat in dict.fromkeys((*part, model.repeat) for model in wanted for part in model.data):
         count = found.train[task][size]
-        for file in files_of(experiment, layout, task, size, count):
-            if Path(file).parent == layout.data:
-                _write_subset(experiment, Path(file), task, count, found.train[task]["whole"])
-                keep.add(Path(file))
+        for file in map(Path, files_of(experiment, layout, task, size, count, repeat)):
+            if file.parent == layout.data and file not in keep:
+                indices = records.chosen(task, found.train[task]["whole"], count, experiment.subsets_seed(repeat))
+                records.write_records(file, records.pick(experiment.tasks[task].train, indices, task))
+                keep.add(file)
     for split in SPLITS:
         for task in dict.fromkeys(name for model in wanted for name in model.asked[split]):
             count = found.questions[split][task]
@@ -191,11 +199,6 @@ def write_subsets(experiment: Experiment, layout: Layout) -> None:
             keep.add(path)
     _remove_others(layout, keep)
     _listed(experiment, layout, found, wanted).write(layout)
-
-
-def _write_subset(experiment: Experiment, path: Path, task: str, count: int, total: int) -> None:
-    indices = records.chosen(task, total, count, experiment.subsets.seed)
-    records.write_records(path, records.pick(experiment.tasks[task].train, indices, task))
 
 
 def _write_questions(experiment: Experiment, path: Path, task: str, split: Split, count: int) -> None:
@@ -232,10 +235,14 @@ def _listed(experiment: Experiment, layout: Layout, found: Counts, wanted: list[
         },
         {
             model.name: TrainingData(
-                {task: files_of(experiment, layout, task, size, found.train[task][size]) for task, size in model.data},
+                {
+                    task: files_of(experiment, layout, task, size, found.train[task][size], model.repeat)
+                    for task, size in model.data
+                },
                 {task: found.train[task][size] for task, size in model.data},
                 dict(model.data),
                 found.samples(model),
+                experiment.subsets_seed(model.repeat),
             )
             for model in wanted
         },

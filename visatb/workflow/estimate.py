@@ -94,7 +94,7 @@ def make_plan(experiment: Experiment, workdir: Path | None = None) -> Plan:
     speed = _measured(workdir) if workdir else None
     machine = _machine(experiment, size)
     planned = [_plan_model(experiment, model, found, size, machine, speed) for model in models(experiment)]
-    notes = []
+    notes = list(_repeat_notes(experiment))
     if grouping:
         notes.append(
             f"groups: {grouping}: found by the mini model; planned as if every task were its own, the most it costs"
@@ -112,6 +112,21 @@ def make_plan(experiment: Experiment, workdir: Path | None = None) -> Plan:
         forms=list(_forms(experiment, found)),
         advice=list(advice(experiment, found, workdir)),
         notes=notes,
+    )
+
+
+def _repeat_notes(experiment: Experiment) -> Iterator[str]:
+    """How often models are trained, and with which seeds."""
+    repeats = experiment.repeats
+    kinds = repeats.proxies
+    most = max(repeats.finals, *([kinds] if isinstance(kinds, int) else kinds.values()))
+    if most == 1:
+        return
+    of_kinds = f"{kinds} times" if isinstance(kinds, int) else ", ".join(f"{k} {n} times" for k, n in kinds.items())
+    drawn = ", each on its own draw of the subsets" if repeats.redraw else " on the same subsets"
+    yield (
+        f"repeats: proxies are trained {of_kinds}{drawn}; final runs {repeats.finals} times; "
+        f"with the seeds {experiment.seed} to {experiment.training_seed(most)}"
     )
 
 
@@ -229,20 +244,36 @@ def _measured(workdir: Path) -> float | None:
 
 
 def _forms(experiment: Experiment, found: Counts) -> Iterator[FormCost]:
-    """Each form's cost; the paper's estimate for the standard form is R_large + N·R_mini final runs."""
+    """Each form's cost; the paper's estimate for the standard form is R_large + N·R_mini final runs.
+
+    The mini models have N minis, the N plus_mini models one large subset and N − 1 minis each: with repeats
+    r_plus·R_large + (r_plus·N + r_mini − r_plus)·R_mini.
+    """
     whole = sum(sizes["whole"] for sizes in found.train.values())
-    subsets, units = experiment.subsets, len(experiment.units)
-    standard = subsets.large + units * subsets.mini
-    single = subsets.large + subsets.mini
-    for name, form, difficulty, formula, by_formula in (
-        ("standard", "standard", "real", "R_large + N·R_mini", standard),
-        ("precise", "standard", "precise", "R_large + N·R_mini + (R_large + R_mini)", standard + single),
-        ("simple", "simple", "real", "R_large + R_mini", single),
+    units, times = len(experiment.units), experiment.repeats.of
+    plus, more = times("plus_mini"), times("mini") - times("plus_mini")
+    minis = f"({_times(plus, 'N')} {'+' if more > 0 else '−'} {abs(more)})" if more else _times(plus, "N")
+    standard = f"{_times(plus, 'R_large')} + {minis}·R_mini", _final_runs(experiment, plus, plus * units + more)
+    singles = times("single"), times("single_mini")
+    single = f"{_times(singles[0], 'R_large')} + {_times(singles[1], 'R_mini')}", _final_runs(experiment, *singles)
+    for name, form, difficulty, (formula, by_formula) in (
+        ("standard", "standard", "real", standard),
+        ("precise", "standard", "precise", (f"{standard[0]} + ({single[0]})", standard[1] + single[1])),
+        ("simple", "simple", "real", single),
     ):
         weighting = experiment.weighting.model_copy(update={"form": form, "difficulty": difficulty})
         listed = [model for model in proxies(experiment.model_copy(update={"weighting": weighting})) if model.data]
         counted = sum(found.samples(model) for model in listed) / whole
         yield FormCost(name, len(listed), counted, formula, by_formula)
+
+
+def _times(count: int, what: str) -> str:
+    return what if count == 1 else f"{count}·{what}"
+
+
+def _final_runs(experiment: Experiment, large: int, mini: int) -> float:
+    """What trainings on so many large and mini subsets of every task cost, in final runs."""
+    return large * experiment.subsets.large + mini * experiment.subsets.mini
 
 
 def advice(experiment: Experiment, found: Counts, workdir: Path | None = None) -> Iterator[str]:

@@ -83,10 +83,9 @@ class _Maker:
         files = {task: file for task in tasks if (file := self.experiment.tasks[task].questions[split])}
         return [[task, self.files.hash(file), limit, seed] for task, file in files.items()]
 
-    def _part(self, task: str, size: str) -> list[Any]:
-        subsets = self.experiment.subsets
-        rate = 1.0 if size == "whole" else getattr(subsets, size)
-        return [task, self._train_files(task), rate, subsets.seed if rate < 1 else None]
+    def _part(self, task: str, size: str, repeat: int = 1) -> list[Any]:
+        rate = 1.0 if size == "whole" else getattr(self.experiment.subsets, size)
+        return [task, self._train_files(task), rate, self.experiment.subsets_seed(repeat) if rate < 1 else None]
 
     def _arguments(self, stage: str) -> dict[str, Any]:
         return with_effect(training_arguments(self.experiment, stage))
@@ -110,7 +109,7 @@ class _Maker:
 
     def _subsets(self) -> Any:
         wanted = models(self.experiment)
-        parts = dict.fromkeys(part for model in wanted for part in model.data)
+        parts = dict.fromkeys((*part, model.repeat) for model in wanted for part in model.data)
         split_tasks = {
             split: tuple(dict.fromkeys(task for model in wanted for task in model.asked[split])) for split in SPLITS
         }
@@ -125,12 +124,12 @@ class _Maker:
         content: dict[str, Any] = {"model": self.model}
         if model.data:
             content |= {
-                "data": [self._part(*part) for part in model.data],
+                "data": [self._part(*part, model.repeat) for part in model.data],
                 "image_folder": experiment.image_folder,
                 "images": self._train_images(model.tasks),
                 "arguments": self._arguments(model.stage),
                 "batch": experiment.global_batch_size,
-                "seed": experiment.seed,
+                "seed": experiment.training_seed(model.repeat),
                 "method": model.method,
             }
         if model.stage == "finals":

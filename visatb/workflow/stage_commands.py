@@ -91,7 +91,7 @@ def train_arguments(
     words += ["--file_tasks", json.dumps({file: task for task, of_task in files.items() for file in of_task})]
     if experiment.image_folder is not None:
         words += ["--image_folder", experiment.image_folder]
-    words += ["--task_names", *job.tasks, "--seed", str(experiment.seed)]
+    words += ["--task_names", *job.tasks, "--seed", str(experiment.training_seed(job.repeat))]
     words += ["--index_cache_dir", str(layout.data / "index")]
     if job.stage == "finals" and experiment.groups:
         words += ["--task_groups", json.dumps(experiment.groups)]
