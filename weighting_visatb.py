@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 logger = logging.getLogger("weighting_visatb")
 
 Array = NDArray[np.float64]
+Vectors = tuple[Array, Array, Array]  # C_out, C_in and D, float64[..., N] each
 Units = Sequence[int] | NDArray[np.int64]
 # task → model (of its repeats `mini`, `mini#2`, …) → float64[2, n]: per-sample values and their weights
 Samples = Mapping[str, Mapping[str, Array]]
@@ -40,6 +41,9 @@ LOWEST_TEMPERATURE = 0.1
 SHOWN_TEMPERATURES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)
 NEARLY_ALL = 0.95  # share of equal answers from which a model counts as collapsed
 FEWEST_QUESTIONS = 10  # below, equal answers are no wonder
+CENTRAL_95 = (2.5, 97.5)
+INTERVAL_KINDS = {"questions": "questions only", "both": "questions and training"}
+FEW_DEGREES = 4  # below, Student's t is more than 40% wider than the normal distribution
 
 
 class WeightingError(ValueError):
@@ -575,8 +579,11 @@ def _answered(problem: Problem, column: int, samples: Samples) -> _Answered | No
     return _Answered(values, weights, rows, mean / mean.sum(axis=1, keepdims=True))
 
 
-def denominator_noise(problem: Problem, samples: Samples) -> Array:
-    """Standard error of every denominator, float64[M]: paired over per-sample scores, else from the cells' own."""
+def denominator_noise(problem: Problem, samples: Samples, trained: TrainingNoise | None = None) -> Array:
+    """Standard error of every denominator, float64[M]: paired over per-sample scores, else from the cells' own.
+
+    With `trained`, that of training is in it, too.
+    """
     stderr = problem.standard_errors()
     noise = np.hypot(problem.own(stderr), stderr[0])
     for column, unit in enumerate(problem.unit_of):
@@ -585,7 +592,10 @@ def denominator_noise(problem: Problem, samples: Samples) -> Array:
             continue
         errors = answered.mean[[0, 1 + unit]] @ answered.errors()  # the needed rows begin with all of 0 to N
         noise[column] = (errors[1] - errors[0]).std(ddof=1) / np.sqrt(errors.shape[-1])
-    return noise
+    if trained is None:
+        return noise
+    variance = trained.variance()
+    return np.sqrt(noise**2 + variance[0] + problem.own(variance))
 
 
 def draw(problem: Problem, samples: Samples, count: int, seed: int) -> Array | None:
@@ -617,7 +627,196 @@ def not_sure(problem: Problem, samples: Samples) -> list[str]:
     return [task for k, task in enumerate(problem.tasks) if lost[k] and _answered(problem, k, samples) is None]
 
 
+# ---------------------------------------------------------------------------------------------- noise of training
+
+
+@dataclass(frozen=True)
+class TrainingNoise:
+    """How far another training of each model would move its figures.
+
+    The model of a figure V of model m on task j, in its k-th training, on a sample of n questions:
+
+        V = truth + training + questions,    training ~ N(0, τ_j · q_mj),    q_mj = (standard error by questions)²
+
+    So training is measured in units of the question's own noise: q goes with a rate p as p(1 − p), and stays what it is
+    for a metric without an end, so that one τ serves all models of a task, of whatever level and metric. Repeats answer
+    the SAME questions. What a question adds to all repeats of a model alike is in none of their differences; what it
+    adds to one of them alone is, and is taken out:
+
+        τ_j = mean over models with repeats of (variance between repeats ÷ q)  −  the same of (their interaction ÷ q)
+
+    The first mean comes with few degrees of freedom, the sum of K − 1 over those models. The tasks lend each other what
+    they know (see `_lend`), and the rest is drawn: `freedom` · mean ÷ χ²(`freedom`), so that few repeats give wide
+    intervals (Student's t), not sharp ones. Models and tasks are drawn independently.
+
+    `between`, `interaction`, `freedom`: float64[M]; `unit`: float64[R, M], √q of one training, 0 for a model that was
+    not trained (base); `counts`: int[R, M], how many trainings each figure is the mean of.
+    """
+
+    between: Array
+    interaction: Array
+    freedom: Array
+    unit: Array
+    counts: NDArray[np.int64]
+
+    def variance(self) -> Array:
+        """Of the matrix's figures by training, best estimate, float64[R, M]."""
+        share = np.maximum(self.between - self.interaction, 0)
+        return np.asarray(share * self.unit**2 / np.maximum(self.counts, 1))
+
+    def draw(self, count: int, seed: int) -> Array:
+        """What `count` other trainings would add to the matrix's figures, float64[B, R, M]."""
+        rng = np.random.default_rng([seed, 1])  # not the stream that draws the questions
+        chance = rng.chisquare(self.freedom, size=(count, len(self.freedom)))
+        share = np.maximum(self.freedom * self.between / chance - self.interaction, 0)
+        spread = np.sqrt(share)[:, None] * self.unit / np.sqrt(np.maximum(self.counts, 1))
+        return np.asarray(spread * rng.normal(size=spread.shape))
+
+
+def training_noise(problem: Problem, samples: Samples) -> TrainingNoise | None:
+    """The noise of training; None where no model was trained twice, or nothing says how sure its figures are.
+
+    A task without any repeated model (single minis, say) takes the mean of the other tasks, and their fewest degrees.
+    """
+    if not_sure(problem, samples):
+        return None
+    tasks = range(len(problem.tasks))
+    per_task = [_repeat_variances(problem, column, _answered(problem, column, samples)) for column in tasks]
+    unit = np.stack([task.unit for task in per_task], axis=-1)
+    freedom = np.array([task.freedom.sum() for task in per_task], dtype=float)
+    if not freedom.any():
+        return None
+    between = np.array([_weighted(task.between, task.freedom) for task in per_task])
+    interaction = np.array([_weighted(task.interaction, task.freedom) for task in per_task])
+    interaction[freedom == 0] = interaction[freedom > 0].mean()
+    unit[[model == "base" for model in problem.models]] = 0
+    between, freedom = _lend(between, freedom)
+    return TrainingNoise(between, interaction, freedom, unit, problem.counts)
+
+
+def _lend(between: Array, freedom: Array) -> tuple[Array, Array]:
+    """Variances and their degrees of freedom, float64[M] each, after the tasks have told each other what they know.
+
+    How much chance makes M equal variances differ is known: by 2/ν of their squared mean. What they differ by beyond
+    that, CV², says how little a task's variance tells of another's. The others' mean s² then counts as much as
+
+        d = min(2 / CV², their own degrees of freedom)    degrees of freedom;    (ν · own + d · s²) / (ν + d)
+
+    the linear empirical Bayes estimate (the idea of Smyth 2004, whose d comes from logarithms, which have none of 0).
+    Tasks with equal noise thus pool it whole, unequal ones hardly. One without repeats takes the others' mean.
+    """
+    there = freedom > 0
+    apart = 0.0
+    if there.sum() > 1 and (mean := between[there].mean()) > 0:
+        chance = 2 / freedom[there].mean()
+        apart = max(0.0, (between[there].var(ddof=1) / mean**2 - chance) / (1 + chance))
+    others = freedom.sum() - freedom
+    lent = np.minimum(others, 2 / apart if apart > 0 else np.inf)
+    pooled = np.where(others > 0, (freedom @ between - freedom * between) / np.maximum(others, 1), 0)
+    total = freedom + np.where(there, lent, np.maximum(lent, 1))
+    return (freedom * between + (total - freedom) * pooled) / total, total
+
+
+@dataclass(frozen=True)
+class _RepeatVariances:
+    """Of one task, by row, float64[R]: shares in units of q = unit², NaN where a model has no repeats; its K − 1."""
+
+    between: Array
+    interaction: Array
+    freedom: NDArray[np.int64]
+    unit: Array
+
+
+def _repeat_variances(problem: Problem, column: int, answered: _Answered | None) -> _RepeatVariances:
+    rows = len(problem.models)
+    between, interaction = np.full(rows, np.nan), np.full(rows, np.nan)
+    unit, freedom = np.zeros(rows), np.zeros(rows, dtype=np.int64)
+    errors = None if answered is None or answered.values.shape[-1] < 2 else answered.errors()
+    cells = problem.cells(column)
+    for row in {row for row, _, _ in cells}:
+        places = [place for place, (other, _, _) in enumerate(cells) if other == row]
+        count = len(places)
+        squares = problem.stderr[row, column, :count] ** 2 if errors is None else _mean_squares(errors[places])
+        unit[row] = np.sqrt(squares.mean())
+        if count < 2 or not unit[row] > 0:
+            continue
+        freedom[row] = count - 1
+        between[row] = problem.repeats[row, column, :count].var(ddof=1) / unit[row] ** 2
+        # Standard errors alone do not say what the repeats' answers have in common: nothing is taken out.
+        alone = (
+            0.0 if errors is None else _mean_squares(errors[places] - errors[places].mean(axis=0)).sum() / (count - 1)
+        )
+        interaction[row] = alone / unit[row] ** 2
+    return _RepeatVariances(between, interaction, freedom, unit)
+
+
+def _mean_squares(errors: Array) -> Array:
+    """Squared standard errors of means of n, float64[K], from what each question moves them by, float64[K, n]."""
+    return np.asarray(errors.var(axis=1, ddof=1) / errors.shape[1])
+
+
+def _weighted(values: Array, weights: NDArray[np.int64]) -> float:
+    return float(np.where(weights > 0, values, 0) @ weights / max(weights.sum(), 1))
+
+
+# ---------------------------------------------------------------------------------------------- shrinkage
+
+
+def reliability(scores: Array, noise: Array) -> float:
+    """Signal variance ÷ total variance of N scores, clipped to [0, 1].
+
+        r = 1 − mean noise ÷ variance of the scores,   both over N − 1
+
+    `scores`: float64[N] (C_out, C_in or D); `noise`: float64[N], variance by chance of each score's distance from their
+    mean. With scores 0, 1, 2 (variance 1) and noise of 0.2 each: r = 1 − 0.6/2 ÷ 1 = 0.7.
+    """
+    there = np.isfinite(scores) & np.isfinite(noise)
+    if there.sum() < 2 or not noise[there].any():
+        return 1.0
+    total = scores[there].var(ddof=1)
+    chance = noise[there].sum() / (there.sum() - 1)
+    return float(np.clip(1 - chance / total, 0, 1)) if total > 0 else 0.0
+
+
+def shrink(scores: Array, share: float) -> Array:
+    """Scores float64[..., N] moved towards their mean, so that `share` of each distance is left."""
+    centre = _mean(scores)[..., None]
+    return np.asarray(centre + share * (scores - centre))
+
+
+def _noise_of(scores: Array) -> Array:
+    """Variance by chance of each score's distance from the scores' mean, float64[N], from draws float64[B, N].
+
+    From the middle 68% of the draws: few repeats give draws with long tails, whose plain variance has no end.
+    """
+    low, high = _quantiles(scores - _mean(scores)[:, None], (15.865, 84.135))
+    return np.asarray(((high - low) / 2) ** 2)
+
+
 # ---------------------------------------------------------------------------------------------- all of it together
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What λ is made of: contributions `c`, float64[..., N, N]; C_out, C_in and D, float64[..., N] each."""
+
+    c: Array
+    out: Array
+    inward: Array
+    hard: Array
+
+    @property
+    def vectors(self) -> Vectors:
+        """C_out, C_in and D, in the order of COMPONENTS."""
+        return self.out, self.inward, self.hard
+
+
+@dataclass(frozen=True)
+class _Settings:
+    temperature: float
+    alpha: Sequence[float]
+    on_degenerate: str
+    noise: Array
 
 
 def weigh(
@@ -629,8 +828,9 @@ def weigh(
     bootstrap: int = 1000,
     seed: int = 0,
     samples: Samples | None = None,
+    shrinkage: str = "none",
 ) -> dict[str, Any]:
-    """The weights file's content; the arguments are the command's.
+    """The weights file's content; the arguments are the command's (`shrinkage`: its --shrink).
 
     `samples` are per-sample scores, float64[2, n] (values and their weights) by task and model. WeightingError where
     the matrix is not fit for it; what is doubtful stands in the content's `warnings` and is logged.
@@ -639,81 +839,228 @@ def weigh(
         if number < 0:
             raise WeightingError(f"the {name} must not be negative, it is {number}")
     samples = samples or {}
-    noise = denominator_noise(problem, samples)
     check_complete(problem)
+    trained = training_noise(problem, samples)
+    noise = denominator_noise(problem, samples, trained)
     warnings = check_answers(problem, on_degenerate) + check_degenerate(problem, on_degenerate, noise)
-    c, hard = solve(problem, problem.values, on_degenerate, noise)
-    c_out, c_in = mean_contributions(c)
-    if not np.isfinite(c_out).all():
+    measured = _scores(problem, problem.values, on_degenerate, noise)
+    if not np.isfinite(measured.out).all():
         raise WeightingError("degenerate: so many columns are left out that no C_out remains")
-    chosen = auto_temperature(c_out, c_in, hard, alpha) if temperature == "auto" else float(temperature)
-    weights = visatb_weights(c_out, c_in, hard, chosen, alpha)
-    by_task = dict(zip(problem.tasks, weights[problem.unit_of].tolist(), strict=True)) | problem.fixed
-    ranges = {t: visatb_weights(c_out, c_in, hard, t, alpha) for t in sorted({*SHOWN_TEMPERATURES, chosen})}
-    content: dict[str, Any] = {
-        "tasks": problem.order,
-        "weights": {task: by_task[task] for task in problem.order},
-        "components": {
-            name: _by_unit(problem, part)
-            for name, part in zip(COMPONENTS, weight_components(c_out, c_in, hard, chosen), strict=True)
-        },
-        "contributions": [[_plain(value) for value in row] for row in c],
-        "mean_contributions": {"out": _by_unit(problem, c_out), "in": _by_unit(problem, c_in)},
-        "difficulties": _by_unit(problem, hard),
-        "temperature": chosen,
-        "temperature_ranges": {f"{t:.6g}": [float(w.min()), float(w.max())] for t, w in ranges.items()},
-        "alpha": dict(zip(COMPONENTS, _shares(alpha).tolist(), strict=True)),
-    }
-    if problem.groups:
-        content["groups"] = problem.groups
+    chosen = auto_temperature(*measured.vectors, alpha) if temperature == "auto" else float(temperature)
+    settings = _Settings(chosen, alpha, on_degenerate, noise)
     if bootstrap and (lost := not_sure(problem, samples)):
         warnings.append(f"no intervals: standard errors or per-sample scores are missing on {_some(lost)}")
-    drawn = draw(problem, samples, bootstrap, seed) if bootstrap else None
-    if drawn is not None:
-        content["intervals"], kept = _intervals(problem, drawn, on_degenerate, noise, chosen, alpha)
-        content["draws"] = {"made": bootstrap, "kept": kept}
-        warnings += _interval_warnings(bootstrap, kept)
-    low, high = WEIGHT_RANGE
-    for unit, weight in zip(problem.units, weights, strict=True):
-        if not low <= weight <= high:
-            warnings.append(f"{unit}: weight {weight:.4f} is outside [{low}, {high:g}]; a higher temperature mends it")
+    drawn = _draws(problem, samples, trained, bootstrap, seed) if bootstrap else {}
+    kinds = {kind: _usable(problem, values, settings) for kind, values in drawn.items()}
+    used, shrunken = _shrinkage(problem, measured, kinds, settings, shrinkage)
+    content = (
+        _figures_of(problem, measured, used, settings) | shrunken | _uncertainty(problem, kinds, settings, bootstrap)
+    )
+    if trained is not None:
+        content["training_noise"] = _noise_by_task(problem, trained)
+    warnings += _interval_warnings(problem, content, trained) + _range_warnings(problem, content["weights"])
     for text in warnings:
         logger.warning("%s", text)
     return content | {"warnings": warnings}
 
 
-def _interval_warnings(made: int, kept: int) -> list[str]:
+def _scores(problem: Problem, values: Array, on_degenerate: str, noise: Array) -> Scores:
+    c, hard = solve(problem, values, on_degenerate, noise)
+    return Scores(c, *mean_contributions(c), hard)
+
+
+def _figures_of(problem: Problem, measured: Scores, used: Vectors, settings: _Settings) -> dict[str, Any]:
+    """The part of the weights file that needs no draws; `used`: C_out, C_in and D as they enter the softmax."""
+    alpha, chosen = settings.alpha, settings.temperature
+    weights = _by_task(problem, visatb_weights(*used, chosen, alpha))
+    ranges = {t: visatb_weights(*used, t, alpha) for t in sorted({*SHOWN_TEMPERATURES, chosen})}
+    parts = zip(COMPONENTS, weight_components(*used, chosen), strict=True)
+    content: dict[str, Any] = {
+        "tasks": problem.order,
+        "weights": weights,
+        "components": {name: _by_unit(problem, part) for name, part in parts},
+        "contributions": [[_plain(value) for value in row] for row in measured.c],
+        "mean_contributions": {"out": _by_unit(problem, measured.out), "in": _by_unit(problem, measured.inward)},
+        "difficulties": _by_unit(problem, measured.hard),
+        "temperature": chosen,
+        "temperature_ranges": {f"{t:.6g}": [float(w.min()), float(w.max())] for t, w in ranges.items()},
+        "alpha": dict(zip(COMPONENTS, _shares(alpha).tolist(), strict=True)),
+    }
+    return content | ({"groups": problem.groups} if problem.groups else {})
+
+
+def _draws(
+    problem: Problem, samples: Samples, trained: TrainingNoise | None, count: int, seed: int
+) -> dict[str, Array]:
+    """Drawn matrices, float64[B, R, M], by what is drawn anew: `questions`; with repeats `both`: training, too."""
+    drawn = draw(problem, samples, count, seed)
+    if drawn is None:
+        return {}
+    return {"questions": drawn} | ({} if trained is None else {"both": drawn + trained.draw(count, seed)})
+
+
+def _usable(problem: Problem, drawn: Array, settings: _Settings) -> Scores:
+    """The scores of the drawn matrices that are not degenerate."""
+    scores = _scores(problem, drawn, settings.on_degenerate, settings.noise)
+    usable = np.isfinite(scores.out).all(axis=-1)
+    if settings.on_degenerate == "error":
+        usable &= (problem.denominators(drawn) > 0).all(axis=-1) & np.isfinite(scores.hard).all(axis=-1)
+    return Scores(scores.c[usable], *(score[usable] for score in scores.vectors))
+
+
+def _shrinkage(
+    problem: Problem, measured: Scores, kinds: Mapping[str, Scores], settings: _Settings, mode: str
+) -> tuple[Vectors, dict[str, Any]]:
+    """C_out, C_in and D as they enter the softmax; and what the file says of both ways, where there are draws."""
+    draws = kinds.get("both", kinds.get("questions"))
+    if draws is None or not len(draws.out):
+        if mode == "auto":
+            raise WeightingError(
+                "--shrink auto weighs what was measured against its noise, and there are no draws that tell it: give "
+                "standard errors or per-sample scores, and a --bootstrap above 0"
+            )
+        return measured.vectors, {}
+    pairs = list(zip(measured.vectors, draws.vectors, strict=True))
+    shares = [reliability(score, _noise_of(drawn)) for score, drawn in pairs]
+    out, inward, hard = (shrink(score, share) for score, share in zip(measured.vectors, shares, strict=True))
+    both: dict[str, Vectors] = {"none": measured.vectors, "auto": (out, inward, hard)}
+    weights = {name: visatb_weights(*used, settings.temperature, settings.alpha) for name, used in both.items()}
+    return both[mode], {
+        "shrinkage": {
+            "mode": mode,
+            "reliability": dict(zip(COMPONENTS, shares, strict=True)),
+            "scores": {name: _by_unit(problem, score) for name, score in zip(COMPONENTS, both["auto"], strict=True)},
+            "weights": {name: _by_task(problem, value) for name, value in weights.items()},
+        }
+    }
+
+
+def _uncertainty(problem: Problem, kinds: Mapping[str, Scores], settings: _Settings, made: int) -> dict[str, Any]:
+    """All intervals by kind; the widest kind's of λ stand in `intervals`, too, and decide on which side of 1 λ is."""
+    if not kinds:
+        return {}
+    found = {kind: _intervals(problem, scores, settings, made) for kind, scores in kinds.items()}
+    kind = list(found)[-1]
+    intervals = found[kind].get("weights", {})
+    return {
+        "interval_kind": INTERVAL_KINDS[kind],
+        "intervals": intervals,
+        "draws": found[kind]["draws"],
+        "side_of_1": {task: _side(interval) for task, interval in intervals.items()},
+        "uncertainty": found,
+    }
+
+
+def _intervals(problem: Problem, scores: Scores, settings: _Settings, made: int) -> dict[str, Any]:
+    """The 95% intervals of all figures over the usable draws, and how many those are."""
+    draws = {"made": made, "kept": len(scores.out)}
+    if not len(scores.out):
+        return {"draws": draws}
+    weights = visatb_weights(*scores.vectors, settings.temperature, settings.alpha)
+    low, high = np.percentile(weights, CENTRAL_95, axis=0)
+    above = (weights > 1).mean(axis=0)
+    parts = zip(COMPONENTS, weight_components(*scores.vectors, settings.temperature), strict=True)
+    return {
+        "draws": draws,
+        "weights": {
+            task: {
+                "low": float(low[unit]),
+                "high": float(high[unit]),
+                "level": 0.95,
+                "share_above_1": float(above[unit]),
+            }
+            for task, unit in zip(problem.tasks, problem.unit_of, strict=True)
+        },
+        "components": {name: _ends_by_unit(problem, part) for name, part in parts},
+        "contributions": [[_ends(pair) for pair in row] for row in np.stack(_quantiles(scores.c, CENTRAL_95), axis=-1)],
+        "mean_contributions": {
+            name: _ends_by_unit(problem, part) for name, part in (("out", scores.out), ("in", scores.inward))
+        },
+        "difficulties": _ends_by_unit(problem, scores.hard),
+    }
+
+
+def _side(interval: Mapping[str, float]) -> str:
+    if interval["low"] > 1:
+        return "above 1"
+    return "below 1" if interval["high"] < 1 else "not told apart from 1"
+
+
+def _ends_by_unit(problem: Problem, draws: Array) -> dict[str, dict[str, float] | None]:
+    ends = np.stack(_quantiles(draws, CENTRAL_95), axis=-1)
+    return {unit: _ends(pair) for unit, pair in zip(problem.units, ends, strict=True)}
+
+
+def _ends(pair: Array) -> dict[str, float] | None:
+    return {"low": float(pair[0]), "high": float(pair[1])} if np.isfinite(pair).all() else None
+
+
+def _quantiles(draws: Array, percent: tuple[float, float]) -> tuple[Array, Array]:
+    """Two percentiles over the first axis, of the draws that are there; NaN where none is."""
+    if np.isfinite(draws).all():
+        low, high = np.percentile(draws, percent, axis=0)
+        return low, high
+    ends = np.full((2, draws[0].size), np.nan)
+    for index, column in enumerate(draws.reshape(len(draws), -1).T):
+        if np.isfinite(column).any():
+            ends[:, index] = np.percentile(column[np.isfinite(column)], percent)
+    low, high = ends.reshape(2, *draws.shape[1:])
+    return low, high
+
+
+def _noise_by_task(problem: Problem, trained: TrainingNoise) -> dict[str, Any]:
+    """The noise of training for the file: by task, the standard deviation of ONE training of each model."""
+    deviations = np.sqrt(trained.variance() * np.maximum(trained.counts, 1))
+    return {
+        task: {
+            "degrees_of_freedom": float(trained.freedom[column]),
+            "standard_deviation": {
+                problem.models[row]: float(deviations[row, column])
+                for row in np.flatnonzero(problem.needed()[:, column])
+            },
+        }
+        for column, task in enumerate(problem.tasks)
+    }
+
+
+def _interval_warnings(problem: Problem, content: Mapping[str, Any], trained: TrainingNoise | None) -> list[str]:
+    if "draws" not in content:
+        return []
+    made, kept = content["draws"]["made"], content["draws"]["kept"]
     found = []
     if kept < made:
         share = 100 * kept / made
         left = f"the intervals are conditional on the other {share:.1f}%" if kept else "there are no intervals"
         found.append(f"{100 - share:.1f}% of the bootstrap draws are degenerate and left out: {left}")
-    if kept:
+    if kept and trained is None:
+        which, cheap = ("each", "single_mini") if problem.models[0] == "base" else ("the", "mini")
         found.append(
             "the intervals are over the choice of validation questions only: every proxy was trained once, and how "
-            "far another seed would move λ is not in them"
+            f"far another seed would move λ is not in them; `repeats: {{proxies: {{{cheap}: 3}}}}` in the experiment "
+            f"would put it there, at the cost of training {which} {cheap} model twice more"
+        )
+    if kept and trained is not None and (fewest := trained.freedom.min()) < FEW_DEGREES:
+        found.append(
+            f"the noise of training is known with {fewest:.3g} degrees of freedom only: the intervals are wide for it, "
+            "and more repeats would narrow them"
         )
     return found
 
 
-def _intervals(
-    problem: Problem, drawn: Array, on_degenerate: str, noise: Array, temperature: float, alpha: Sequence[float]
-) -> tuple[dict[str, Any], int]:
-    """Each task's interval over the draws that can be used, and how many those are."""
-    matrix, hard = solve(problem, drawn, on_degenerate, noise)
-    c_out, c_in = mean_contributions(matrix)
-    usable = np.isfinite(c_out).all(axis=-1)
-    if on_degenerate == "error":
-        usable &= (problem.denominators(drawn) > 0).all(axis=-1) & np.isfinite(hard).all(axis=-1)
-    if not usable.any():
-        return {}, 0
-    weights = visatb_weights(c_out[usable], c_in[usable], hard[usable], temperature, alpha)
-    low, high = np.percentile(weights, [2.5, 97.5], axis=0)
-    above = (weights > 1).mean(axis=0)
-    return {
-        task: {"low": float(low[unit]), "high": float(high[unit]), "level": 0.95, "share_above_1": float(above[unit])}
-        for task, unit in zip(problem.tasks, problem.unit_of, strict=True)
-    }, int(usable.sum())
+def _range_warnings(problem: Problem, weights: Mapping[str, float]) -> list[str]:
+    low, high = WEIGHT_RANGE
+    by_unit = {problem.units[unit]: weights[task] for task, unit in zip(problem.tasks, problem.unit_of, strict=True)}
+    return [
+        f"{unit}: weight {by_unit[unit]:.4f} is outside [{low}, {high:g}]; a higher temperature mends it"
+        for unit in problem.units
+        if not low <= by_unit[unit] <= high
+    ]
+
+
+def _by_task(problem: Problem, weights: Array) -> dict[str, float]:
+    """The units' weights by task, with the fixed ones, in the order of the tasks."""
+    found = dict(zip(problem.tasks, weights[problem.unit_of].tolist(), strict=True)) | problem.fixed
+    return {task: found[task] for task in problem.order}
 
 
 def _plain(value: float) -> float | None:
@@ -731,21 +1078,39 @@ def report(problem: Problem, content: Mapping[str, Any]) -> str:
     rows = {f"λ_{name}": part.values() for name, part in content["components"].items()}
     rows |= {"C_out": means["out"].values(), "C_in": means["in"].values(), "D": hard.values()}
     weights = {"λ_VisATB": content["weights"].values()}
-    if content.get("intervals"):
-        for key, label in (("low", "95% from"), ("high", "95% to"), ("share_above_1", "share > 1")):
-            weights[label] = [content["intervals"].get(task, {}).get(key) for task in columns]
+    weights |= _interval_rows(content)
     ranges = content["temperature_ranges"].items()
     lines = ["Validation figures", *_table(problem.tasks, dict(zip(problem.models, problem.values, strict=True)))]
     lines += ["", "Contributions (of row to column)"]
     lines += _table(units, dict(zip(units, content["contributions"], strict=True)))
     lines += ["", "Weight components, mean contributions, difficulties", *_table(units, rows)]
     draws = content.get("draws", {})
-    kept = f" (95% over {draws['kept']} of {draws['made']} draws)" if draws.get("kept") else ""
+    kept = (
+        f" (95% over {draws['kept']} of {draws['made']} draws: {content['interval_kind']})" if draws.get("kept") else ""
+    )
     lines += ["", f"Weights at T = {content['temperature']:.4g}{kept}", *_table(columns, weights)]
+    lines += [f"  {task}: {side}" for task, side in content.get("side_of_1", {}).items()]
     lines += ["", "Range of the weights by temperature (the paper advises the lowest T that keeps 0.5 to 2.0)"]
     lines += [f"  T = {t:<8}  {low:.4f} to {high:.4f}" for t, (low, high) in ranges]
     lines += ["", f"--task_names {' '.join(columns)}"]
     return "\n".join([*lines, f"--visatb_weights {' '.join(f'{value:.4f}' for value in content['weights'].values())}"])
+
+
+def _interval_rows(content: Mapping[str, Any]) -> dict[str, list[float | None]]:
+    """Rows of the table of weights, by label: the intervals of each kind, and λ with and without shrinkage."""
+    columns, rows = content["tasks"], {}
+    for kind, found in reversed(content.get("uncertainty", {}).items()):
+        where = ", questions" if kind == "questions" and "both" in content["uncertainty"] else ""
+        labels = {"low": f"95% from{where}", "high": f"95% to{where}"} | (
+            {} if where else {"share_above_1": "share > 1"}
+        )
+        for key, label in labels.items():
+            if "weights" in found:
+                rows[label] = [found["weights"].get(task, {}).get(key) for task in columns]
+    if shrinkage := content.get("shrinkage"):
+        other, label = ("auto", "λ shrunken") if shrinkage["mode"] == "none" else ("none", "λ plain")
+        rows[label] = list(shrinkage["weights"][other].values())
+    return rows
 
 
 def _table(columns: Sequence[str], rows: Mapping[str, Iterable[float | None]]) -> list[str]:
@@ -854,6 +1219,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--groups", type=Path, metavar="F", help="JSON object {group: [tasks]}")
     parser.add_argument("--fixed", type=_fixed, action="append", default=[], metavar="TASK=WEIGHT", help="repeatable")
     parser.add_argument("--on_degenerate", choices=("error", "drop", "clip"), default="error")
+    parser.add_argument(
+        "--shrink",
+        choices=("none", "auto"),
+        default="none",
+        help="auto: move C and D towards their means by their noise",
+    )
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="B", help="draws for the intervals; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--output", type=Path, metavar="F", help="write the weights")
@@ -892,6 +1263,7 @@ def _run(arguments: argparse.Namespace) -> str:
         bootstrap=arguments.bootstrap,
         seed=arguments.seed,
         samples=samples,
+        shrinkage=arguments.shrink,
     )
     if arguments.scores and (path := _matrix_output(arguments)):
         write_json(path, matrix)

@@ -103,6 +103,7 @@ CASES: dict[str, tuple[Callable[[Content, Path], None], set[str]]] = {
     "weighting.alpha.in_": (put("weighting", "alpha", value={"in": 0.3, "difficulty": 0.45}), AFTER_VAL),
     "weighting.alpha.difficulty": (put("weighting", "alpha", value={"difficulty": 0.6, "in": 0.15}), AFTER_VAL),
     "weighting.on_degenerate": (put("weighting", "on_degenerate", value="clip"), AFTER_VAL),
+    "weighting.shrink": (put("weighting", "shrink", value="auto"), AFTER_VAL),
     "weighting.bootstrap": (put("weighting", "bootstrap", value=10), {"weights", "report"}),
     "stl_steps": (put("stl_steps", value="equal"), STL | END),
     "max_val_samples": (put("max_val_samples", value=4), DATA | VAL | AFTER_VAL),

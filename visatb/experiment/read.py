@@ -150,6 +150,8 @@ def _problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
         yield ("weighting", "alpha"), "out, in and difficulty must sum to 1"
     if experiment.weighting.form == "simple" and experiment.weighting.difficulty == "precise":
         yield ("weighting", "difficulty"), "the simple form has precise difficulties in itself: leave it out"
+    if experiment.weighting.shrink == "auto" and not experiment.weighting.bootstrap:
+        yield ("weighting", "shrink"), "auto needs draws that tell the noise: leave weighting.bootstrap above 0"
     yield from _grouping_problems(experiment)
     yield from _repeat_problems(experiment)
     repeated = [name for name, count in Counter(experiment.methods).items() if count > 1]

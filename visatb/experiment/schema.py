@@ -119,6 +119,7 @@ class Weighting(_Part):
     alpha: Alpha = Alpha()
     on_degenerate: Literal["error", "drop", "clip"] = "error"
     bootstrap: int = Field(default=1000, ge=0)
+    shrink: Literal["none", "auto"] = "none"
 
 
 class Generation(_Part):

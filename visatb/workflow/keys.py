@@ -170,7 +170,9 @@ class _Maker:
             for step in self.made[model.name]
             if (step.kind, step.split) == ("score", "val")
         }
-        weighting = without(experiment.weighting.model_dump(), "bootstrap")
+        weighting = experiment.weighting.model_dump()
+        if experiment.weighting.shrink == "none":  # else λ itself depends on the draws
+            weighting = without(weighting, "bootstrap", "shrink")
         return [scores, weighting, experiment.groups, experiment.fixed]
 
     def _results(self) -> Any:

@@ -146,7 +146,7 @@ def weighting_arguments(experiment: Experiment, layout: Layout, groups_file: str
     words += ["--output", str(layout.weights), "--matrix", str(layout.matrix)]
     words += ["--temperature", str(weighting.temperature), "--form", weighting.form]
     words += ["--difficulty", weighting.difficulty, "--on_degenerate", weighting.on_degenerate]
-    words += ["--bootstrap", str(weighting.bootstrap)]
+    words += ["--bootstrap", str(weighting.bootstrap), "--shrink", weighting.shrink]
     alpha = weighting.alpha
     words += ["--alpha-out", str(alpha.out), "--alpha-in", str(alpha.in_)]
     words += ["--alpha-difficulty", str(alpha.difficulty)]
