@@ -1204,7 +1204,7 @@ def _without_source() -> str:
     return "\n".join([*lines, f"{said}; docs/weighting.md says what it holds, --help lists all options)"])
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Task weights from a validation matrix (VisATB, Eq. 3-8).")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("matrix", nargs="?", type=Path, metavar="MATRIX.json", help="validation matrix")
@@ -1281,7 +1281,7 @@ def _matrix_output(arguments: argparse.Namespace) -> Path | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status (0, or 2 for bad input)."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    parser = _parser()
+    parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.matrix is None and arguments.scores is None:
         parser.error(_without_source())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import re
 import shlex
@@ -62,8 +63,10 @@ def test_the_map_names_what_there_is():
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words of every command in a page's shell blocks, without what is set before it."""
-    for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+    """The words of every command in a page's shell blocks, and of modules in its text, without what is set before."""
+    text = page.read_text()
+    yield from (shlex.split(command) for command in re.findall(r"`(python -m [^`]+)`", text))
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         for line in block.replace("\\\n", " ").splitlines():
             for command in line.split("  #")[0].split("&&"):
                 words = shlex.split(command)
@@ -89,18 +92,41 @@ def known_flags(words: list[str]) -> str | None:
         return help_of("-m", *names, *(rest[1:2] if rest[0] == "prepare" else []))
     if program == "python" and rest[0].endswith(".py") and (ROOT / rest[0]).exists():
         return help_of(rest[0])
+    if program == "python" and rest[0] == "-m":
+        assert importlib.util.find_spec(rest[1]), f"there is no module {rest[1]}"
+        return help_of(*rest[:2]) if any(word.startswith("--") for word in rest) else None
     return None
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_and_their_flags_exist(page):
+def check_commands(page: Path) -> None:
     for words in commands(page):
         if words[0] == "bash":
             assert (ROOT / words[1]).is_file(), words
         flags = [word for word in words if word.startswith("--")]
         text = known_flags(words)
         if text is not None:
-            assert not [flag for flag in flags if not re.search(rf"{flag}(?![\w-])", text)], words
+            unknown = [flag for flag in flags if not re.search(rf"{flag}(?![\w-])", text)]
+            assert not unknown, f"{' '.join(words)}: no {', '.join(unknown)}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks/README.md"], ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_their_flags_exist(page):
+    check_commands(page)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("```bash\npython -m eval.qa -a x --no_such_flag\n```", "no --no_such_flag"),
+        ("```bash\npython -m eval.no_such_module\n```", "no module eval.no_such_module"),
+        ("Start it by `python -m eval.no_such_module`.", "no module eval.no_such_module"),
+        ("```bash\npython eval/qa.py --no_such_flag\n```", "no --no_such_flag"),
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(tmp_path, text, fault):
+    (tmp_path / "page.md").write_text(text)
+    with pytest.raises(AssertionError, match=fault):
+        check_commands(tmp_path / "page.md")
 
 
 def test_steps_of_the_readme(tmp_path):

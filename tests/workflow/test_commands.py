@@ -67,7 +67,7 @@ def test_answer_and_weighting_commands_parse(prepared):
     )
     assert [Path(file).name for file in arguments.question_file] == [f"{task}_val-12.json" for task in "abc"]
     assert arguments.model_name == "plus_mini:g"
-    parsed = weighting_visatb._parser().parse_args(weighting_arguments(experiment, layout, "groups.json"))
+    parsed = weighting_visatb.make_parser().parse_args(weighting_arguments(experiment, layout, "groups.json"))
     assert parsed.task_names == ["a", "b", "c", "chat"]
     assert parsed.fixed == [("chat", 2.0)]
     assert parsed.temperature == 0.5
@@ -80,14 +80,12 @@ def test_every_fixed_task_reaches_the_weighting_command(tmp_path):
     tasks = {"a": {}, "b": {}, "c": {"weight": 2.0}, "d": {"weight": 0.5}}
     experiment = load_experiment(write_experiment(tmp_path, tasks))
     arguments = weighting_arguments(experiment, Layout(tmp_path / "work"), None)
-    assert weighting_visatb._parser().parse_args(arguments).fixed == [("c", 2.0), ("d", 0.5)]
+    assert weighting_visatb.make_parser().parse_args(arguments).fixed == [("c", 2.0), ("d", 0.5)]
 
 
-@pytest.mark.parametrize("name", ["academic", "m3it", "chat", "qwen2vl", "tiny", "nlvr", "null"])
-def test_training_settings_of_the_examples_parse(name, tmp_path):
-    if not (EXAMPLES / f"{name}.yaml").exists():
-        pytest.skip(f"examples/{name}.yaml is not there yet")
-    example = load_experiment(EXAMPLES / f"{name}.yaml")
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_training_settings_of_the_examples_parse(file, tmp_path):
+    example = load_experiment(file)
     deepspeed = example.training.get("deepspeed")
     assert deepspeed is None or Path(str(deepspeed)).is_file()
     training = {key: value for key, value in example.training.items() if key != "deepspeed"}
@@ -180,7 +178,7 @@ def test_experiment_without_gpus_asks_for_none(tmp_path, monkeypatch):
     planned = json.loads((tmp_path / "work" / ".workflow" / "jobs.json").read_text())
     assert {job["name"]: job["resources"] for job in planned["jobs"]}["mini"] == {}
     assert engine.parallel_jobs(experiment, 2) >= 1
-    assert engine._gpus(engine.Options(), experiment) == []
+    assert engine.offered_gpus(engine.Options(), experiment) == []
 
 
 def test_jobs_at_once(tmp_path):

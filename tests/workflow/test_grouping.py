@@ -7,7 +7,7 @@ import yaml
 from eval.errors import EvaluationError
 from tests.workflow.runs import Run
 from tests.workflow.world import write_experiment
-from visatb.experiment.groups import _silhouette, group_tasks
+from visatb.experiment.groups import group_tasks
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.report.tree import read_tree
@@ -38,12 +38,32 @@ def test_tree_by_hand():
 
 
 def test_silhouette_by_hand():
-    distances = np.array([[0, 1, 4], [1, 0, 2], [4, 2, 0]], dtype=float)
-    # (4 − 1)/4, (2 − 1)/2, and 0 for the one that is alone
-    assert _silhouette(distances, np.array([0, 0, 1])) == pytest.approx((0.75 + 0.5 + 0) / 3)
-    # the third is nearest to both: (1 − 4)/4, (2 − 4)/4
-    distances = np.array([[0, 4, 1], [4, 0, 2], [1, 2, 0]], dtype=float)
-    assert _silhouette(distances, np.array([0, 0, 1])) == pytest.approx((-0.75 - 0.5 + 0) / 3)
+    found = group_tasks({"a": [2.0, 0.0], "b": [1.0, 1.0], "c": [-3.0, -1.0]}, 2)  # their mean is zero
+    near, far, farther = 1 - 2**-0.5, 1 + 4 / 20**0.5, 1 + 3 / 10**0.5  # a to b, b to c, a to c
+    assert found["groups"] == {"a+b": ["a", "b"], "c": ["c"]}
+    # to the nearest other group less to the own one, over the larger; 0 for the one that is alone
+    assert found["silhouettes"]["2"] == pytest.approx(((farther - near) / farther + (far - near) / far + 0) / 3)
+
+
+def test_silhouettes_are_the_means_of_their_definition():
+    """Rousseeuw's (b - a) / max(a, b) task by task, in plain Python; some tasks lie nearer to another group."""
+    random = np.random.default_rng(0)
+    tasks = list("abcdefgh")
+    vectors = {task: random.normal(size=2).tolist() for task in tasks}
+    lowest = 0.0
+    for count in range(2, len(tasks)):
+        found = group_tasks(vectors, count)
+        values = []
+        for task, row in zip(tasks, found["distances"], strict=True):
+            apart = dict(zip(tasks, row, strict=True))
+            own = next(members for members in found["groups"].values() if task in members)
+            others = [members for members in found["groups"].values() if members != own]
+            outside = min(np.mean([apart[other] for other in members]) for members in others)
+            inside = np.mean([apart[other] for other in own if other != task] or [outside])  # 0 where it is alone
+            values.append((outside - inside) / max(outside, inside))
+        assert found["silhouettes"][str(count)] == pytest.approx(np.mean(values))
+        lowest = min(lowest, *values)
+    assert lowest < 0
 
 
 @pytest.mark.parametrize(("asked", "count"), [(2, 2), (3, 3), (4, 4), ("auto", 2)])
@@ -136,7 +156,7 @@ def test_stopped_when_the_groups_are_known(tmp_path, monkeypatch):
         calls.append(experiment.grouping)
         return Outcome(True, stopped=True)
 
-    monkeypatch.setattr(engine, "_run", once)
+    monkeypatch.setattr(engine, "run_once", once)
     file = write_experiment(tmp_path, TASKS, groups="auto", **SMALL)
     outcome = engine.run_experiment(file, tmp_path / "work")
     assert calls == ["auto"]

@@ -92,20 +92,21 @@ def _run_in_turn(experiment: Experiment, layout: Layout, options: Options, watch
     else:
         keys = compute(experiment, layout)
         if not is_known(keys, layout):
-            outcome = _run(experiment, layout, options, watch, keys)
+            outcome = run_once(experiment, layout, options, watch, keys)
             if outcome.stopped or not outcome.finished:
                 return replace(outcome, finished=False)
         experiment = resolve(experiment, layout)
-    return _run(experiment, layout, options, watch)
+    return run_once(experiment, layout, options, watch)
 
 
-def _run(
+def run_once(
     experiment: Experiment,
     layout: Layout,
     options: Options,
     watch: Callable[[Layout], None],
     keys: Keys | None = None,
 ) -> Outcome:
+    """Run the jobs that are left of an experiment, or of the part of it that its open grouping lets it list."""
     (layout.engine / STOP_FILE).unlink(missing_ok=True)
     found = prepare(experiment, layout, options, keys)
     if not found:
@@ -182,7 +183,7 @@ def _environment(options: Options, experiment: Experiment) -> dict[str, str]:
         environment.pop(name, None)
     if options.profile:
         return environment
-    gpus = _gpus(options, experiment)
+    gpus = offered_gpus(options, experiment)
     environment[devices.OFFERED] = ",".join(gpus)
     launcher = experiment.launcher
     if launcher.threads is not None:
@@ -193,7 +194,8 @@ def _environment(options: Options, experiment: Experiment) -> dict[str, str]:
     return environment
 
 
-def _gpus(options: Options, experiment: Experiment) -> list[str]:
+def offered_gpus(options: Options, experiment: Experiment) -> list[str]:
+    """The GPUs that jobs share: those asked for, else all that are visible; none where jobs take none."""
     if experiment.launcher.gpus_per_job == 0:
         return []
     return devices.visible_gpus() if options.gpus is None else options.gpus
@@ -203,7 +205,7 @@ def _gpus(options: Options, experiment: Experiment) -> list[str]:
 def _warm_server(layout: Layout, options: Options, experiment: Experiment) -> Iterator[dict[str, str]]:
     """The environment of a run; with a server that forks commands where they are single processes on a CPU."""
     environment = _environment(options, experiment)
-    if options.profile or options.cold or experiment.launcher.processes > 1 or _gpus(options, experiment):
+    if options.profile or options.cold or experiment.launcher.processes > 1 or offered_gpus(options, experiment):
         yield environment
         return
     with tempfile.TemporaryDirectory(prefix="visatb-") as folder:
@@ -229,7 +231,10 @@ def _start(
         command += ["--profile", os.path.abspath(options.profile)]
         command += ["--jobs", str(options.max_jobs)] if options.max_jobs else []
     else:
-        command += ["--cores", str(options.max_jobs or parallel_jobs(experiment, len(_gpus(options, experiment))))]
+        command += [
+            "--cores",
+            str(options.max_jobs or parallel_jobs(experiment, len(offered_gpus(options, experiment)))),
+        ]
     return _spawn(command, layout, environment)
 
 
