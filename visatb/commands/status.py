@@ -24,15 +24,15 @@ STYLES = {"done": "green", "running": "bold cyan", "waiting": "dim", "failed": "
 def render(status: Status) -> Group:
     """The status as a table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, width in (("stage", 10), ("job", 12), ("state", 7), ("step", 4)):
+    for name, width in (("phase", 10), ("job", 12), ("state", 7), ("step", 4)):
         table.add_column(name, no_wrap=True, min_width=width)  # where there is little room, long names give way
     for name in ("progress", "time", "still"):
         table.add_column(name, justify="right", no_wrap=True)
-    stage = ""
+    phase = ""
     for job in status.jobs:
         shown = "" if job.progress is None or job.state != "running" else f"{_bar(job.progress)} {job.progress:4.0%}"
         table.add_row(
-            job.stage if job.stage != stage else "",
+            job.phase if job.phase != phase else "",
             job.name,
             Text(job.state, STYLES[job.state]),
             job.step,
@@ -40,7 +40,7 @@ def render(status: Status) -> Group:
             duration(job.seconds) if job.seconds else "",
             duration(job.left) if job.left is not None and job.state == "running" else "",
         )
-        stage = job.stage
+        phase = job.phase
     head = f"{status.name}: {status.done} of {len(status.jobs)} jobs done" + ("" if status.running else ", not running")
     return Group(Text(head, "bold"), table, *(Text(remark, "yellow") for remark in status.remarks))
 

@@ -33,10 +33,10 @@ class _Chart:
         self.root.set("aria-label", f"{name}. {description}")
 
     def add(
-        self, tag: str, css: str, content: str | None = None, hint: str | None = None, **place: float | str
+        self, tag: str, css: str, content: str | None = None, hint: str | None = None, **attributes: float | str
     ) -> None:
-        """Append a shape or text; `place` are its attributes (`_` for `-`), `hint` shows on pointing at it."""
-        values = {key.replace("_", "-"): _trim(value) for key, value in place.items()}
+        """Append a shape or text with its attributes (`_` for `-`); `hint` shows on pointing at it."""
+        values = {key.replace("_", "-"): _trim(value) for key, value in attributes.items()}
         element = ElementTree.SubElement(self.root, tag, {"class": css, **values})
         element.text = content and content.replace("-", "−") if css.startswith(("value", "tick")) else content
         if hint:
@@ -54,8 +54,8 @@ class _Chart:
 
     def seeds(self, values: Sequence[float], scale: _scale, y: float, what: str, css: str = "") -> None:
         """A small point for each run, where there are several."""
-        for place, value in enumerate(values if len(values) > 1 else ()):
-            hint = f"{what} {value:+.2f}% in run {place + 1}"
+        for index, value in enumerate(values if len(values) > 1 else ()):
+            hint = f"{what} {value:+.2f}% in run {index + 1}"
             self.add("circle", f"seed {css}".strip(), None, hint, cx=scale(value), cy=y, r=2.6)
 
     def markup(self) -> Markup:
@@ -69,10 +69,10 @@ def contribution_map(units: Sequence[str], cells: Sequence[Sequence[Mapping[str,
     height = top + side * len(units)
     said = f"{len(units)} rows give, as many columns receive; the table beneath has the figures"
     chart = _Chart(height, "Contributions between tasks", said, "map", GUTTER + side * (len(units) + 3))
-    for place, name in enumerate(units):
-        x, y = GUTTER + side * (place + 0.7), top - 6
+    for index, name in enumerate(units):
+        x, y = GUTTER + side * (index + 0.7), top - 6
         chart.add("text", "name start", _short(name), name, x=x, y=y, transform=f"rotate(-60 {x:.1f} {y:.1f})")
-        chart.add("text", "name end", _short(name), name, x=GUTTER - 6, y=top + side * (place + 0.8))
+        chart.add("text", "name end", _short(name), name, x=GUTTER - 6, y=top + side * (index + 0.8))
     for row, line in enumerate(cells):
         for column, cell in enumerate(line):
             at = {"x": GUTTER + side * column, "y": top + side * row, "width": side - 1, "height": side - 1}
@@ -257,7 +257,7 @@ def step_lines(name: str, lines: Mapping[str, Points], css_of: Mapping[str, str]
 def method_classes(methods: Sequence[str]) -> dict[str, str]:
     """Each method's colour class: VisATB has its own, the others take the rest in turn."""
     others = [name for name in methods if name != "VisATB"]
-    return {"VisATB": "m0"} | {name: f"m{1 + place % (TONES - 1)}" for place, name in enumerate(others)}
+    return {"VisATB": "m0"} | {name: f"m{1 + index % (TONES - 1)}" for index, name in enumerate(others)}
 
 
 def thin(points: Points, most: int = 120) -> list[tuple[float, float]]:

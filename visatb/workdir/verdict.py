@@ -132,8 +132,8 @@ class _Measured:
     exact: list[str]
 
     def of(self, method: str) -> tuple[Array, Array]:
-        place = self.methods.index(method)
-        return self.points[place], self.drawn[place]
+        index = self.methods.index(method)
+        return self.points[index], self.drawn[index]
 
 
 @dataclass(frozen=True)
@@ -235,12 +235,12 @@ def compare(
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down p of a family of tests, in their order; None where one has none."""
-    order = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    order = sorted((p, index) for index, p in enumerate(values) if p is not None)
     adjusted: list[float | None] = [None] * len(values)
     highest = 0.0
-    for rank, (p, place) in enumerate(order):
+    for rank, (p, index) in enumerate(order):
         highest = max(highest, min(1.0, (len(order) - rank) * p))
-        adjusted[place] = highest
+        adjusted[index] = highest
     return adjusted
 
 

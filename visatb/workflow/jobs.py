@@ -10,10 +10,13 @@ from visatb.experiment.schema import Experiment
 
 @dataclass(frozen=True)
 class Job:
-    """A node of the workflow: what is done in one go, after other jobs."""
+    """A node of the workflow: what is done in one go, after other jobs; `phase` is the part of the experiment it is in.
+
+    (A model's `stage` is another thing: which overrides of the training arguments it takes.)
+    """
 
     name: str
-    stage: str
+    phase: str
     after: tuple[str, ...] = ()
     model: ModelJob | None = None
 
@@ -33,7 +36,7 @@ def jobs(experiment: Experiment) -> list[Job]:
         return listed
     order = {"data": 0, "validation": 1, "weights": 2, "test": 3}
     listed.append(Job(WEIGHTS, "weights", tuple(model.name for model in everything if model.name in needed)))
-    listed.sort(key=lambda job: order[job.stage])
+    listed.sort(key=lambda job: order[job.phase])
     tested = tuple(model.name for model in everything if model.asked["test"] or model.name not in needed)
     listed.append(Job(RESULTS, "results", (*dict.fromkeys((*tested, SUBSETS)),)))
     listed.append(Job(REPORT, "results", (RESULTS, WEIGHTS)))

@@ -1,4 +1,4 @@
-"""Running a stage's command so that nothing of it is left behind, whatever is killed.
+"""Running a command of ours so that nothing of it is left behind, whatever is killed.
 
 Every process of a job carries the job's tag in its environment. A job that starts ends what an earlier one, killed
 with -9, has left running; and a job whose run is gone ends its own.

@@ -1,4 +1,4 @@
-"""The command lines of the stages: what the workflow starts is what a user could type."""
+"""The command lines that jobs start: what a user could type."""
 
 from __future__ import annotations
 

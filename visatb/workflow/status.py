@@ -19,10 +19,10 @@ from visatb.workflow.jobs import Job, jobs
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job: its state, the step it is at, how far that is (0 to 1), and seconds spent and expected to go on."""
+    """A job: its phase, its state, the step it is at, how far that is (0 to 1), seconds spent, and seconds still left."""
 
     name: str
-    stage: str
+    phase: str
     state: str
     step: str = ""
     progress: float | None = None
@@ -67,13 +67,13 @@ def _job_status(layout: Layout, job: Job, plan: dict[str, Any], running: bool) -
     steps = Steps(layout, job.name)
     seconds = sum(entry.get("seconds", 0.0) for entry in steps.entries.values())
     if is_done(layout, job.name, keys):
-        return JobStatus(job.name, job.stage, "done", seconds=seconds or marker.get("seconds", 0.0), progress=1.0)
+        return JobStatus(job.name, job.phase, "done", seconds=seconds or marker.get("seconds", 0.0), progress=1.0)
     if is_locked(layout.lock(job.name)):
         at = next((name for name, entry in steps.entries.items() if "since" in entry), "")
         progress, left = read_progress(layout.progress(job.name)) if at else (None, None)
         now = max(0.0, time.time() - steps.entries[at]["since"]) if at else 0.0  # a clock may be set back
-        return JobStatus(job.name, job.stage, "running", at, progress, seconds + now, left)
+        return JobStatus(job.name, job.phase, "running", at, progress, seconds + now, left)
     outcome = read_outcome(layout, job.name, plan)
     begun = outcome is not None or (steps.entries and not running)
     state = "failed" if outcome == "failed" else "stopped" if begun else "waiting"
-    return JobStatus(job.name, job.stage, state, seconds=seconds)
+    return JobStatus(job.name, job.phase, state, seconds=seconds)
