@@ -19,7 +19,7 @@ from visatb.workflow.jobs import Job, jobs
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job: its phase, its state, the step it is at, how far that is (0 to 1), seconds spent, and seconds still left."""
+    """A job: its phase, its state, the step it is at, how far that is (0 to 1), and seconds spent and left."""
 
     name: str
     phase: str
