@@ -44,6 +44,7 @@ FEWEST_QUESTIONS = 10  # below, equal answers are no wonder
 CENTRAL_95 = (2.5, 97.5)
 INTERVAL_KINDS = {"questions": "questions only", "both": "questions and training"}
 FEW_DEGREES = 4  # below, Student's t is more than 40% wider than the normal distribution
+DROP = "--on_degenerate drop (in an experiment file `weighting: {on_degenerate: drop}`)"
 
 
 class WeightingError(ValueError):
@@ -468,7 +469,7 @@ def check_complete(problem: Problem) -> None:
                 lines.append(f"no figure of {repeat_name(model, k)} on {_some([problem.tasks[j] for j in missing])}")
     if lines:
         shown = "; ".join(lines[:5]) + (f"; and of {len(lines) - 5} more models" if len(lines) > 5 else "")
-        raise WeightingError(f"incomplete: {shown}; score every model on every task (--on_degenerate mends no holes)")
+        raise WeightingError(f"incomplete: {shown}; score every model on every task (`on_degenerate` mends no holes)")
 
 
 def check_degenerate(problem: Problem, on_degenerate: str, noise: Array) -> list[str]:
@@ -499,7 +500,7 @@ def check_degenerate(problem: Problem, on_degenerate: str, noise: Array) -> list
             text = f"{task}: its difficulty divides by {value:.6g}"
             (mended if on_degenerate == "drop" else fatal).append(text)
     if fatal:
-        hint = "" if on_degenerate == "drop" else "; more data for that proxy, or --on_degenerate drop, would mend it"
+        hint = "" if on_degenerate == "drop" else f"; more data for that proxy, or {DROP}, would mend it"
         raise WeightingError(f"degenerate: {'; '.join(fatal)}{hint}")
     done = "column left out" if on_degenerate == "drop" else "denominator raised"
     return [f"{done}: {text}" for text in mended] + unsure
@@ -515,7 +516,7 @@ def check_answers(problem: Problem, on_degenerate: str) -> list[str]:
         raise WeightingError(
             f"degenerate: {problem.models[0]} scores 0 on every task, so that every difficulty is 1 and λ measures "
             "little but who learnt the form of the answers; look at its answers, train it longer (larger minis), or "
-            "go on all the same with --on_degenerate drop"
+            f"go on all the same with {DROP}"
         )
     found = []
     for column, task in enumerate(problem.tasks):

@@ -37,6 +37,12 @@ def test_a_hole_is_an_error_under_every_policy(policy):
         solved(matrix, on_degenerate=policy)
 
 
+def test_remedies_are_named_as_flag_and_as_key_of_an_experiment_file():
+    for matrix in (without_gain(), small_matrix(mini=dict.fromkeys("ABC", 0.0))):
+        with pytest.raises(WeightingError, match=r"--on_degenerate drop .*`weighting: \{on_degenerate: drop\}`"):
+            solved(matrix)
+
+
 def test_many_holes_are_some_and_a_count():
     tasks = [f"t{k}" for k in range(30)]
     with pytest.raises(WeightingError) as caught:
