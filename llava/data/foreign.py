@@ -62,8 +62,13 @@ def not_parsed(path: str | os.PathLike[str], error: Exception) -> str | None:
             "(iconv -f WINDOWS-1252 -t UTF-8), or fetch it again if it was in UTF-8 once"
         )
     if word := _at_arrow(str(error)):
-        return f"holds {word}, which JSON does not have; write null or leave the field out"
+        return no_json_number(word)
     return None
+
+
+def no_json_number(word: str) -> str:
+    """What is to be said of a file that holds `NaN` or the like."""
+    return f"holds {word}, which JSON does not have; write null or leave the field out"
 
 
 def _not_utf8(path: str | os.PathLike[str]) -> tuple[int, int] | None:

@@ -28,6 +28,8 @@ LINES = json.dumps(RECORD, ensure_ascii=False) + "\n"
         (LINES.encode("latin-1"), "is not in UTF-8 (byte 0xe9 at", "iconv"),
         (TEXT.replace('"vqa"', "NaN").encode(), "holds NaN", "write null"),
         (TEXT.replace('"vqa"', "-Infinity").encode(), "holds -Infinity", "write null"),
+        ((LINES + LINES.replace('"vqa"', "NaN")).encode(), "line 2: holds NaN", "write null"),
+        ((LINES + LINES.replace('"vqa"', "-Infinity")).encode(), "line 2: holds -Infinity", "write null"),
         (json.dumps({"version": 1, "data": [RECORD]}, indent=1).encode(), "objects in `data`", "write that list alone"),
     ],
 )
