@@ -27,21 +27,29 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from eval.files import whole_file
+from eval.files import sha256, whole_file
 from llava.data.errors import REASONS, DataError
 from llava.data.images import stamp
 from llava.data.index_rows import BatchResult, IndexSettings, run_batches
 from llava.data.problems import SHOWN_ALIKE, Problem, counted, described
-from llava.data.store import PROBLEMS_FILE, SCHEMA, SUMMARY_FILE, SampleStore, SampleWriter, read_summary
+from llava.data.store import (
+    PROBLEMS_FILE,
+    SCHEMA,
+    SampleStore,
+    SampleWriter,
+    check_files,
+    read_summary,
+    write_summary,
+)
 
 if TYPE_CHECKING:
     from llava.model.family import Processor
 
 logger = logging.getLogger(__name__)
 
-# 2: sizes are those of upright images; 3: v0 trains on LLaVA's text; 4: the files' stamps; 5: unknown answers
-_FORMAT = 5
-_HASH_BLOCK = 1 << 20
+# 2: sizes are those of upright images; 3: v0 trains on LLaVA's text; 4: the files' stamps; 5: unknown answers;
+# 6: hashes of its files
+_FORMAT = 6
 _STOP_AT = 20  # bad records: enough to see what is wrong, without tokenising all the rest
 _PROBE_SIZES = ((8, 8), (28, 28), (336, 336), (480, 640), (640, 427), (1024, 1536), (100, 900), (5000, 5000))
 _DROPPED_QUIETLY = "no_target_left"  # cut to nothing by the maximum length: reported, but not a fault of the data
@@ -97,12 +105,8 @@ def _describe(paths: Sequence[Path], settings: IndexSettings, bad_samples: str) 
 
 
 def _hash_file(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while block := file.read(_HASH_BLOCK):
-                digest.update(block)
-            return {"sha256": digest.hexdigest(), "size": file.tell()}
+        return {"sha256": sha256(path), "size": path.stat().st_size}
     except OSError as error:
         raise DataError(f"data file {path} cannot be read: {error}") from error
 
@@ -137,13 +141,11 @@ def _is_current(folder: Path, image_folder: str | None) -> bool:
 
 
 def _read_whole(folder: Path) -> tuple[SampleStore, list[dict[str, Any]]]:
-    """The samples and the records left out; an error where they are not as many as the summary says."""
-    store = SampleStore(folder)
+    """The samples and the records left out; an error where a file is not as it was written."""
+    check_files(folder)
     with open(folder / PROBLEMS_FILE, encoding="utf-8") as lines:
         problems = [json.loads(line) for line in lines]
-    if len(store) != store.summary["num_samples"] or len(problems) != sum(store.summary["skipped"].values()):
-        raise DataError("its parts are not of the numbers that its summary tells")
-    return store, problems
+    return SampleStore(folder), problems
 
 
 def _unchanged(image_folder: str | None, paths: list[str], stamps: NDArray[np.int64]) -> bool:
@@ -175,7 +177,7 @@ def _build(
                 builder.add(result, problems)
                 bar.update(result.num_bytes)
         summary = builder.summary() | {"settings": described}
-        (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        write_summary(folder, summary)
         if target.exists():
             os.replace(target, Path(temporary) / "outdated")
         try:

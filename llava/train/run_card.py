@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from eval.files import sha256
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
 from llava.train.tasks import TaskTable, read_mapping
 from llava.train.without_effect import with_effect
@@ -70,19 +70,7 @@ def run_card(arguments: dict[str, Any], settings: dict[str, Any], tasks: TaskTab
 
 def describe_files(paths: Iterable[str]) -> list[dict[str, Any]]:
     """Return path, size in bytes and SHA-256 of each file."""
-    described = []
-    for path in paths:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
-        described.append({"path": path, "bytes": Path(path).stat().st_size, "sha256": digest.hexdigest()})
-    return described
-
-
-def _digest(file: Any) -> Any:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest
+    return [{"path": path, "bytes": Path(path).stat().st_size, "sha256": sha256(path)} for path in paths]
 
 
 def versions() -> dict[str, str | None]:

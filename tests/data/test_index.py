@@ -343,7 +343,14 @@ def test_cache_notices_an_image_that_is_another(folder, llava):
     assert SampleStore(first)[0].image_sizes.tolist() == [28, 56]
 
 
-@pytest.mark.parametrize("kind", ["cut", "emptied", "removed"])
+def one_digit_other(content):
+    """The same but for one bit, which leaves the file readable: a token, a number or a name is another."""
+    place = max(content.rfind(text) for text in (b"a.png", b"nowhere", b"skip"))
+    assert place >= 0
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("kind", ["cut", "emptied", "removed", "flipped"])
 @pytest.mark.parametrize("name", [SAMPLES_FILE, SUMMARY_FILE, PROBLEMS_FILE])
 def test_a_damaged_index_is_built_again(folder, llava, name, kind, caplog):
     records = [GOOD, bad_image("nowhere.png")]
@@ -352,7 +359,9 @@ def test_a_damaged_index_is_built_again(folder, llava, name, kind, caplog):
     if kind == "removed":
         (result / name).unlink()
     else:
-        (result / name).write_bytes(whole[name][: len(whole[name]) // 2] if kind == "cut" else b"")
+        content = whole[name]
+        damaged = {"cut": content[: len(content) // 2], "emptied": b"", "flipped": one_digit_other(content)}
+        (result / name).write_bytes(damaged[kind])
     assert index(folder, records, llava, bad_samples="skip") == result
     assert {file.name: file.read_bytes() for file in result.iterdir()} == whole
     assert "is damaged" in caplog.text

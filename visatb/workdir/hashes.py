@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import EvaluationError
-from eval.files import read_json, write_json
+from eval.files import read_json, sha256, write_json
 from llava.data.errors import DataError
 from llava.data.images import stamp
 from llava.data.records import image_paths, read_records
@@ -44,11 +44,7 @@ class Files:
         stamp = [state.st_size, state.st_mtime_ns]
         held = self.known.get(str(path))
         if held is None or held[:2] != stamp:
-            with open(path, "rb") as file:
-                digest = hashlib.sha256()
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            held = self.known[str(path)] = [*stamp, digest.hexdigest()]
+            held = self.known[str(path)] = [*stamp, sha256(path)]
             self.changed = True
         return str(held[2])
 
