@@ -1,8 +1,8 @@
 """Checkpoints that are whole: marked with what they hold, checked before use, loaded to the last weight.
 
 A checkpoint's file `complete` is written last, after everything else has reached the disk. It lists the files and their
-sizes, so that one that is lost or cut off later is noticed. Checkpoints of earlier versions have it empty; of those it
-is known what has to be there.
+sizes, so that one that is lost or cut off later is noticed; of a folder that is read once and for all, hashes too.
+Checkpoints of earlier versions have it empty; of those it is known what has to be there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from eval.files import sync, write_text
 logger = logging.getLogger(__name__)
 
 COMPLETE = "complete"
-"""Written into a checkpoint folder after everything else, when every rank has finished: {"files": {name: bytes}}."""
+"""Written into a folder after everything else, when every rank has finished: {"files": {name: bytes}}, and where asked
+for {"hashes": {name: digest}}."""
 WEIGHTER_FILE = "weighter.json"
 DAMAGED = "damaged-"
 """What the name of a checkpoint folder that is put aside begins with."""
@@ -63,23 +64,27 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return None
 
 
-def mark_complete(folder: Path) -> None:
-    """Bring all files of `folder` to the disk, then write its `complete`."""
-    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
+def mark_complete(folder: Path, hash_file: Callable[[Path], str] | None = None) -> None:
+    """Bring all files of `folder` to the disk, then write its `complete`; `hash_file` adds a hash of each file."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(_files(folder))}
+    content = {"files": {name: path.stat().st_size for name, path in files.items()}}
+    hashes = {"hashes": {name: hash_file(path) for name, path in files.items()}} if hash_file else {}
     sync_tree(folder)
-    write_text(folder / COMPLETE, json.dumps({"files": dict(sorted(files.items()))}, indent=1) + "\n")
+    write_text(folder / COMPLETE, json.dumps(content | hashes, indent=1) + "\n")
 
 
-def find_damage(folder: Path) -> str | None:
+def find_damage(folder: Path, hash_file: Callable[[Path], str] | None = None) -> str | None:
     """Return what is wrong with a folder that has been marked complete, None if it is whole.
 
     Sizes of all files, and whether each can be opened: JSON, headers of weights, directories of zip archives (what
-    torch writes). Bytes that changed within a file of the right size are not looked for.
+    torch writes). Bytes that changed within a file of the right size are looked for only with `hash_file`, the function
+    that `complete` was written with.
     """
     try:
         marker = (folder / COMPLETE).read_text(encoding="utf-8")
-        sizes = json.loads(marker)["files"] if marker.strip() else _expected_of_old(folder)
-        for name, size in sizes.items():
+        content = json.loads(marker) if marker.strip() else {"files": _expected_of_old(folder)}
+        hashes = content["hashes"] if hash_file else {}
+        for name, size in content["files"].items():
             file = folder / name
             if not file.is_file():
                 return f"{name} is missing"
@@ -87,6 +92,10 @@ def find_damage(folder: Path) -> str | None:
                 return f"{name} has {file.stat().st_size} bytes, not {size}"
             if not _opens(file):
                 return f"{name} cannot be read"
+            if hash_file and hash_file(file) != hashes[name]:
+                return f"{name} is not as it was written"
+    except FileNotFoundError:
+        return f"{COMPLETE} is missing"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{COMPLETE} cannot be read"
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import shutil
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from eval.files import move_into_place
+from eval.files import move_into_place, sha256
 from llava.model.assemble import build_llava
 from llava.model.original.model import from_original
 from llava.model.projector import VisionFeatures
@@ -25,6 +26,9 @@ from llava.model.upstream import without_zero3
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, UsageError
 from llava.train.folder import BASE_MODEL
 from llava.train.source import Source, locate_source
+from transformers_patch.checkpoint import COMPLETE, find_damage, mark_complete
+
+logger = logging.getLogger(__name__)
 
 _PART_FLAGS = {
     ModelArguments: (
@@ -46,8 +50,12 @@ def make_base(source: Source, output_dir: Path, dtype: torch.dtype) -> Path:
     if source.ready:
         return source.folder
     base = output_dir / BASE_MODEL
-    if base.is_dir():  # renamed into place when whole
-        return base
+    if base.is_dir():
+        damage = find_damage(base, sha256)
+        if damage is None:
+            return base
+        logger.warning("%s: %s; it is made again", base, damage)
+        shutil.rmtree(base)
     making = output_dir / f".{BASE_MODEL}"
     if making.exists():
         shutil.rmtree(making)
@@ -57,7 +65,8 @@ def make_base(source: Source, output_dir: Path, dtype: torch.dtype) -> Path:
         else:
             _build_from_parts(source, making, dtype)
     source.processor.save_pretrained(making)
-    making.rename(base)
+    mark_complete(making, sha256)
+    move_into_place(making, base)
     return base
 
 
@@ -110,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _move_up(base: Path, folder: Path) -> None:
     """Move the model's files into the folder itself, its configuration last."""
+    (base / COMPLETE).unlink()  # what it says is for the folder that goes
     for file in sorted(base.iterdir(), key=lambda file: file.name == "config.json"):
         move_into_place(file, folder / file.name)
     base.rmdir()
