@@ -17,6 +17,7 @@ from llava.model.family import Processor, family_of
 from llava.model.hub import local_folder
 from llava.model.load import load_model_and_processor
 from llava.model.original.names import is_original, read_config
+from llava.model.tokenizer import TOKENIZER_FILES, reading
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin")
 _SETTINGS = (
@@ -72,6 +73,14 @@ class Checkpoint:
                 for sample in _samples(file):
                     digest.update(sample)
         return digest.hexdigest()
+
+    @cached_property
+    def tokenizer_reading(self) -> str | None:
+        """See `llava.model.tokenizer.reading`; None too where neither folder holds a tokenizer."""
+        folders = [self.folder, *([] if self.base is None else [local_folder(self.base)])]
+        held = (folder for folder in folders if any((folder / name).is_file() for name in TOKENIZER_FILES))
+        folder = next(held, None)
+        return None if folder is None else reading(folder)
 
     @cached_property
     def processor(self) -> Processor:

@@ -68,9 +68,11 @@ class Job:
         settings = asdict(self.settings)
         for name in ("batch_size", "num_workers", *(() if self.settings.temperature else ("seed", "top_p"))):
             del settings[name]
+        reading = self.checkpoint.tokenizer_reading
         return {
             "generator": self.generator_name,
             "model_files": self.checkpoint.identity,
+            **({} if reading is None else {"tokenizer": reading}),
             "questions": digest(questions.records),
             "images": digest([stamp(None, str(path)) for request in questions.requests for path in request.images]),
             "template": self.template,

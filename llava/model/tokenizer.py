@@ -8,6 +8,7 @@ text that begins with a space. Both are mended here; what still differs from sen
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 logger = logging.getLogger(__name__)
 
 SENTENCEPIECE_FILE = "tokenizer.model"
+TOKENIZER_FILES = (SENTENCEPIECE_FILE, "tokenizer.json")
 _SPACE = "▁"
 PROBES = (
     "The quick brown fox jumps over 13 lazy dogs.",
@@ -62,6 +64,18 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
         return tokenizer
     _agree(backend, read_sentencepiece(file), Path(folder))
     return tokenizer
+
+
+def reading(folder: str | os.PathLike[str]) -> str | None:
+    """What stands for how a sentencepiece tokenizer cuts text: a hash of it as it is loaded; None for other kinds.
+
+    Other kinds read as their files say. This one is mended here, so that its files alone do not decide the ids.
+    Raises ValueError as `load_tokenizer` does.
+    """
+    tokenizer = load_tokenizer(folder)
+    if not _is_sentencepiece_like(tokenizer):
+        return None
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
 def sentencepiece_file(folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase) -> Path | None:

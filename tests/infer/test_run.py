@@ -112,6 +112,19 @@ def test_a_finished_file_is_reused_and_one_of_others_refused(checkpoints, world,
     assert "differs in model_files" in capsys.readouterr().err
 
 
+def test_answers_from_before_the_tokenizer_was_mended_are_not_current(checkpoints, world, capsys):
+    """The same files gave other tokens then. Tokenizers that were never mended leave no mark in the key."""
+    for family in ("llava", "qwen2_vl"):
+        assert main(command(checkpoints[family], world, files=["cap_val-5.json"])) == 0
+    keys = {family: world / "out" / f"cap_val-5_tiny-{family}.json.key" for family in ("llava", "qwen2_vl")}
+    assert "tokenizer" not in read(keys["qwen2_vl"])
+    key = read(keys["llava"])
+    del key["tokenizer"]
+    write(keys["llava"], key)
+    assert main(command(checkpoints["llava"], world, files=["cap_val-5.json"])) == 2
+    assert "differs in tokenizer (null there" in capsys.readouterr().err
+
+
 def test_a_model_is_known_by_its_weights_not_by_its_place(checkpoints, tmp_path):
     def identity(folder):
         return Checkpoint(str(folder), None, "auto", "cpu").identity

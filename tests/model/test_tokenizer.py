@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from llava.model import convert
 from llava.model.assemble import build_llava
 from llava.model.family import family_of
-from llava.model.tokenizer import load_tokenizer
+from llava.model.tokenizer import load_tokenizer, reading
 from tests import tiny
 from tests.data.llava_oracle import SlowLlamaTokenizer
 
@@ -171,3 +171,12 @@ def test_other_kinds_of_tokenizers_are_left_alone(tmp_path, caplog):
     tokenizer.save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
     assert not caplog.records
+
+
+def test_a_reading_is_that_of_the_mended_tokenizer(folder, tmp_path_factory):
+    mended = reading(folder)
+    write_as_transformers_does(folder)
+    assert reading(folder) == mended
+    (folder / "tokenizer.model").unlink()  # nothing to mend it by
+    assert reading(folder) not in (None, mended)
+    assert reading(tiny.tiny_qwen2_vl(tmp_path_factory.mktemp("qwen"))) is None

@@ -18,7 +18,7 @@ from visatb.experiment.read import load_experiment
 from visatb.experiment.schema import Experiment
 from visatb.workdir.layout import Layout
 from visatb.workdir.state import noted_keys
-from visatb.workflow.keys import compute
+from visatb.workflow.keys import compute, token_reading
 
 Content = dict[str, Any]
 
@@ -230,6 +230,25 @@ def test_arguments_without_effect_leave_every_key(tmp_path):
     assert before != after(path, put("training", value={"weight_decay": 0.5}))
     micro = [{"loss_norm": "micro_batch", "per_device_train_batch_size": size} for size in (1, 2)]
     assert after(path, put("training", value=micro[0])) != after(path, put("training", value=micro[1]))
+
+
+def test_models_whose_tokenizer_gave_other_tokens_have_other_keys(tmp_path):
+    """With tokenizer.model alone, or beside a tokenizer.json that joins spaces first: what they made is made again."""
+    model = tmp_path / "model"
+    model.mkdir()
+
+    def merges(*pairs):
+        (model / "tokenizer.json").write_text(json.dumps({"model": {"merges": pairs}}))
+
+    merges(["▁", "▁"])
+    assert token_reading(str(model)) == {}  # no sentencepiece model to read it by
+    (model / "tokenizer.model").touch()
+    assert token_reading(str(model)) == {"tokens": 2}
+    merges(["t", "h"], ["▁", "▁"])
+    assert token_reading(str(model)) == {}
+    (model / "tokenizer.json").unlink()
+    assert token_reading(str(model)) == {"tokens": 2}
+    assert token_reading("a/hub-name") == {}
 
 
 def test_a_changed_model_is_another_model(tmp_path):

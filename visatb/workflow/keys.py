@@ -10,6 +10,8 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from llava.train.without_effect import with_effect
@@ -37,6 +39,20 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
+def token_reading(model: str) -> dict[str, int]:
+    """What marks a model folder whose tokenizer files gave other tokens up to some version; empty for all others.
+
+    2: without tokenizer.json, or with one whose merges begin with runs of spaces, sentencepiece's order is used now.
+    """
+    folder = Path(model)
+    if not (folder / "tokenizer.model").is_file():
+        return {}
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        merges = json.loads((folder / "tokenizer.json").read_bytes())["model"]["merges"]
+        return {"tokens": 2} if merges[0] in (["▁", "▁"], "▁ ▁") else {}
+    return {"tokens": 2}
+
+
 class _Maker:
     def __init__(self, experiment: Experiment, files: Files) -> None:
         self.experiment = experiment
@@ -45,7 +61,7 @@ class _Maker:
         self.made: Keys = {}
         model = experiment.model
         parts = {part: files.model(getattr(model, part)) for part in ("path", "vision_tower", "projector")}
-        self.model = {**parts, "template": model.template}
+        self.model = {**parts, "template": model.template, **token_reading(model.path)}
 
     def steps(self, job: Job) -> tuple[Step, ...]:
         """A job's steps with their keys; the jobs before it must have theirs."""
