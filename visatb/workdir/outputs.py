@@ -1,7 +1,8 @@
 """How a step's files stood when it was done, and whether they still stand so.
 
-A note is `{path relative to the work folder: [bytes, time of change in ns, SHA-256]}`. A file is as noted when its size
-and time are, or, where only the time is another (a copied folder), its content.
+A note is `{path relative to the work folder: [bytes, time of change in ns, SHA-256]}`. A small file is as noted when
+its content is. A large one is when its size and time are, or, where only the time is another (a copied folder), its
+content.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from eval.disk import sha256
 from visatb.workdir.hashes import Files
 
 Note = dict[str, list[Any]]
 
 
 _HASHED_AT_ONCE = 8  # a large model's shards
+_SMALL = 1 << 20  # bytes: scores, answers and settings, which are read in a few milliseconds
 
 
 def note(root: Path, files: Iterable[Path]) -> Note:
@@ -35,7 +38,7 @@ def _state(path: Path) -> list[Any]:
 def damage(root: Path, noted: Note, files: Files | None = None, thorough: bool = False) -> str | None:
     """The first file that is not as noted, and what it is like; None where all are.
 
-    `files` remembers hashes; `thorough` hashes all files anew, also those whose size and time are as noted.
+    `files` remembers the hashes of large files; `thorough` reads these too, also where size and time are as noted.
     """
     files = files or Files()
     for name, (size, changed, content) in noted.items():
@@ -46,7 +49,8 @@ def damage(root: Path, noted: Note, files: Files | None = None, thorough: bool =
             return f"{path} is gone"
         if state.st_size != size:
             return f"{path} has {state.st_size} bytes where {size} were written"
-        if (thorough or state.st_mtime_ns != changed) and files.hash(path) != content:
+        anew = thorough or size <= _SMALL
+        if (anew or state.st_mtime_ns != changed) and (sha256(path) if anew else files.hash(path)) != content:
             return f"{path} is not as it was written"
     return None
 
