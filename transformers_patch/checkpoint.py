@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from eval.files import sync, write_text
+from eval.files import sha256, sync, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -64,26 +64,25 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return None
 
 
-def mark_complete(folder: Path, hash_file: Callable[[Path], str] | None = None) -> None:
-    """Bring all files of `folder` to the disk, then write its `complete`; `hash_file` adds a hash of each file."""
+def mark_complete(folder: Path, hashed: bool = False) -> None:
+    """Bring all files of `folder` to the disk, then write its `complete`; `hashed` adds the SHA-256 of each."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(_files(folder))}
     content = {"files": {name: path.stat().st_size for name, path in files.items()}}
-    hashes = {"hashes": {name: hash_file(path) for name, path in files.items()}} if hash_file else {}
+    hashes = {"hashes": {name: sha256(path) for name, path in files.items()}} if hashed else {}
     sync_tree(folder)
     write_text(folder / COMPLETE, json.dumps(content | hashes, indent=1) + "\n")
 
 
-def find_damage(folder: Path, hash_file: Callable[[Path], str] | None = None) -> str | None:
+def find_damage(folder: Path) -> str | None:
     """Return what is wrong with a folder that has been marked complete, None if it is whole.
 
     Sizes of all files, and whether each can be opened: JSON, headers of weights, directories of zip archives (what
-    torch writes). Bytes that changed within a file of the right size are looked for only with `hash_file`, the function
-    that `complete` was written with.
+    torch writes). Bytes that changed within a file of the right size are looked for only where `complete` has hashes.
     """
     try:
         marker = (folder / COMPLETE).read_text(encoding="utf-8")
         content = json.loads(marker) if marker.strip() else {"files": _expected_of_old(folder)}
-        hashes = content["hashes"] if hash_file else {}
+        hashes = content.get("hashes", {})
         for name, size in content["files"].items():
             file = folder / name
             if not file.is_file():
@@ -92,7 +91,7 @@ def find_damage(folder: Path, hash_file: Callable[[Path], str] | None = None) ->
                 return f"{name} has {file.stat().st_size} bytes, not {size}"
             if not _opens(file):
                 return f"{name} cannot be read"
-            if hash_file and hash_file(file) != hashes[name]:
+            if name in hashes and sha256(file) != hashes[name]:
                 return f"{name} is not as it was written"
     except FileNotFoundError:
         return f"{COMPLETE} is missing"

@@ -1,7 +1,8 @@
 """The output folder of a run: whose it is, whether it is finished, and how results appear in it.
 
 `run_settings.json` is written when a run begins and says whose folder it is; `run_card.json` is written after
-everything else and so means that the run is finished. A preempted run leaves `preempted`.
+everything else and so means that the run is finished. A preempted run leaves `preempted`, a diverged one `diverged`
+with the reason in it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from transformers_patch.checkpoint import DAMAGED, sync_tree
 SETTINGS = "run_settings.json"
 CARD = "run_card.json"
 PREEMPTED = "preempted"
+DIVERGED = "diverged"
 BASE_MODEL = "base_model"
 _SAVING = ".saving"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json")
@@ -86,7 +88,8 @@ def begin(folder: Path, settings: Mapping[str, Any], state: State) -> None:
     if state == "new":
         _clear(folder)
         write_json(folder / SETTINGS, settings)
-    (folder / PREEMPTED).unlink(missing_ok=True)
+    for mark in (PREEMPTED, DIVERGED):
+        (folder / mark).unlink(missing_ok=True)
 
 
 def publish(folder: Path, last: str = "config.json") -> None:
@@ -133,7 +136,7 @@ def _foreign(folder: Path) -> list[str]:
 
 def _clear(folder: Path) -> None:
     """Remove what a run of ours leaves: marks, checkpoints and weights. Other files stay."""
-    for name in (CARD, SETTINGS, PREEMPTED, "config.json", "trainer_state.json", "skipped_records.jsonl"):
+    for name in (CARD, SETTINGS, PREEMPTED, DIVERGED, "config.json", "trainer_state.json", "skipped_records.jsonl"):
         (folder / name).unlink(missing_ok=True)
     for path in [
         *folder.glob("checkpoint-*"),

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from eval.files import move_into_place, sha256
+from eval.files import move_into_place
 from llava.model.assemble import build_llava
 from llava.model.original.model import from_original
 from llava.model.projector import VisionFeatures
@@ -51,7 +51,7 @@ def make_base(source: Source, output_dir: Path, dtype: torch.dtype) -> Path:
         return source.folder
     base = output_dir / BASE_MODEL
     if base.is_dir():
-        damage = find_damage(base, sha256)
+        damage = find_damage(base)
         if damage is None:
             return base
         logger.warning("%s: %s; it is made again", base, damage)
@@ -65,7 +65,7 @@ def make_base(source: Source, output_dir: Path, dtype: torch.dtype) -> Path:
         else:
             _build_from_parts(source, making, dtype)
     source.processor.save_pretrained(making)
-    mark_complete(making, sha256)
+    mark_complete(making, hashed=True)
     move_into_place(making, base)
     return base
 

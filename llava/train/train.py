@@ -22,6 +22,7 @@ from peft import PeftModel
 from transformers import LlavaConfig, PreTrainedModel, set_seed
 from transformers.utils import logging as hf_logging
 
+from eval.files import write_text
 from llava.data.collator import Collator
 from llava.data.dataset import InstructionDataset
 from llava.data.errors import DataError
@@ -37,6 +38,7 @@ from llava.train.distributed import all_see, is_main, join_deepspeed, run_on_mai
 from llava.train.folder import (
     BASE_MODEL,
     CARD,
+    DIVERGED,
     PREEMPTED,
     SETTINGS,
     begin,
@@ -51,13 +53,17 @@ from llava.train.run_card import all_arguments, describe_files, run_card, run_se
 from llava.train.source import Source, find_source
 from llava.train.tasks import THE_ONE_TASK, TaskTable, read_mapping, resolve_tasks
 from llava.train.trainer import LlavaTrainer
-from transformers_patch.checkpoint import DivergedError, describe_nonfinite, last_complete_checkpoint
+from transformers_patch.checkpoint import (
+    DivergedError,
+    describe_nonfinite,
+    last_complete_checkpoint,
+)
 from transformers_patch.preempt import EXIT_CODE
 
 logger = logging.getLogger("llava.train")
 
 SKIPPED = "skipped_records.jsonl"
-DIVERGED = 3
+DIVERGED_CODE = 3
 """Exit code of a training whose loss, gradient or weights are not finite."""
 
 
@@ -88,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DivergedError as error:
         if is_main():
             sys.stderr.write(f"error: {error}\n")
-        return DIVERGED
+        return DIVERGED_CODE
     return 0
 
 
@@ -161,6 +167,10 @@ def run(model: ModelArguments, data: DataArguments, training: TrainingArguments)
     except StoppedError:
         if is_main():
             (folder / PREEMPTED).touch()
+        raise
+    except DivergedError as error:
+        if is_main():  # a launcher has exit codes of its own, so that this is how others learn of it
+            write_text(folder / DIVERGED, f"{error}\n")
         raise
 
 

@@ -245,6 +245,7 @@ def test_a_diverged_training_is_no_finished_model(train, tmp_path, capsys):
     assert train(learning_rate=1e3, max_steps=12) == 3
     assert re.search(r"error: step \d+: the (loss|norm of the gradient) .*not finite", capsys.readouterr().err)
     assert not {path.name for path in (tmp_path / "out").iterdir()} & {"run_card.json", "config.json"}
+    assert (tmp_path / "out" / "diverged").read_text().startswith("step ")
 
 
 def test_weights_that_the_last_update_spoiled_are_no_finished_model(train, tmp_path, monkeypatch, capsys):
@@ -257,7 +258,32 @@ def test_weights_that_the_last_update_spoiled_are_no_finished_model(train, tmp_p
     monkeypatch.setattr(LlavaTrainer, "_finalize_training", spoil)
     assert train(save_strategy="no") == 3
     assert "step 2: 1 saved tensors hold NaN or infinities (" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["run_settings.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["diverged", "run_settings.json"]
+    monkeypatch.undo()
+    assert train(save_strategy="no") == 0
+    assert not (tmp_path / "out" / "diverged").exists()
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut", "removed", "unmarked"])
+def test_a_damaged_model_of_parts_is_made_again(train, bench, tmp_path, monkeypatch, caplog, kind):
+    """Damaged between two starts of a run that is not finished: it ends as one that was left alone."""
+    parts = {"model_name_or_path": bench.root / "lm", "vision_tower": bench.root / "clip"}
+    assert train("straight", **parts) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("llava.train.train.load_base", refuse_to_load)
+        with pytest.raises(AssertionError, match="was loaded"):
+            train(**parts)
+    file = tmp_path / "out" / "base_model" / ("complete" if kind == "unmarked" else "model.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    if kind in ("removed", "unmarked"):
+        file.unlink()
+    else:
+        file.write_bytes(content if kind == "flipped" else content[: len(content) // 2])
+    assert train(**parts) == 0
+    assert "base_model: " in caplog.text
+    assert "it is made again" in caplog.text
+    assert not changed_parts(weights(tmp_path / "straight"), weights(tmp_path / "out"))
 
 
 def test_a_finished_run_is_left_and_another_refused(train, tmp_path, caplog, capsys, monkeypatch):

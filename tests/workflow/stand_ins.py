@@ -25,7 +25,7 @@ def note(text: str) -> None:
 def take_time(progress: Path) -> None:
     """Sleep in ten parts, each noted in a file, so that a second start goes on where the first was killed."""
     seconds = float(os.environ.get("STAND_IN_SECONDS", "0"))
-    done = int(progress.read_text()) if progress.exists() else 0
+    done = int(progress.read_text() or 0) if progress.exists() else 0
     noted = Progress(10, done)
     for part in range(done, 10):
         time.sleep(seconds / 10)
@@ -72,6 +72,17 @@ def seed_of(folder: Path) -> int:
     file = folder / "arguments.json"
     words = json.loads(file.read_text()) if file.exists() else ["--seed", "42"]
     return int(words[words.index("--seed") + 1])
+
+
+def base(words: list[str]) -> int:
+    """A model that has seen nothing."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output_dir", type=Path)
+    arguments, _ = parser.parse_known_args(words)
+    note("base")
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    (arguments.output_dir / "model.safetensors").write_text("{}")
+    return 0
 
 
 def answer(words: list[str]) -> int:

@@ -1,95 +1,23 @@
-"""Files of a work folder cut in half, emptied and removed: a run ends in the undisturbed one's figures, or says why.
+"""Files of a work folder cut in half, emptied and removed: a run ends in the undisturbed one's figures, or says why."""
 
-Jobs run one after the other in this process, with stand-ins for training and answering.
-"""
-
-import logging
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import weighting_visatb
 from eval.errors import EvaluationError
 from eval.files import read_json
 from tests.workflow import stand_ins
-from tests.workflow.test_run import SMALL
-from tests.workflow.world import write_experiment
-from visatb.commands import report
+from tests.workflow.in_process import World
 from visatb.experiment.read import load_experiment
 from visatb.workdir.layout import Layout
 from visatb.workdir.results import write_results
-from visatb.workflow import context, job
-from visatb.workflow.engine import Options, prepare
-from visatb.workflow.process import StepError, tail
 
-COMMANDS = {
-    "llava.train.train": stand_ins.train,
-    "inference_visatb": stand_ins.answer,
-    "visatb.commands.validate": lambda _: 0,
-    "weighting_visatb": weighting_visatb.main,
-    "visatb.commands.report": report.main,
-}
 KINDS = ("cut", "emptied", "removed")
 UNFINISHED = "plus_mini:b"  # the model at whose second answer file the half-finished run was stopped
 FIGURES = ("matrix.json", "weights.json", "results.json")
-
-
-class World:
-    """An experiment, and work folders of it."""
-
-    def __init__(self, folder: Path) -> None:
-        settings = {**SMALL, "methods": ["EW", "VisATB", "STL"]}
-        self.file = write_experiment(folder, {"a": {}, "b": {}}, **settings)
-        self.fails = lambda module, words: False
-        self.calls: list[str] = []
-
-    def command(self, command, log, *_) -> None:
-        """What the jobs start in place of processes."""
-        words = [str(word) for word in command.arguments]
-        if self.fails(command.module, words):
-            raise StepError("told to fail")
-        main = COMMANDS[command.module]
-        self.calls.append(f"{command.module} {' '.join(words)}")
-        with open(log, "a") as stream:
-            handler = logging.StreamHandler(stream)
-            logging.getLogger().addHandler(handler)
-            try:
-                if main(words):
-                    raise StepError("exit code 2")
-            finally:
-                logging.getLogger().removeHandler(handler)
-
-    def run(self, workdir: Path) -> str | None:
-        """Do what is left; returns the log of the first job that failed, None where all is done."""
-        layout = Layout(workdir)
-        self.calls.clear()
-        for one in prepare(load_experiment(self.file), layout, Options()):
-            log = layout.log(one.name)
-            log.parent.mkdir(exist_ok=True)
-            log.touch()
-            handler = logging.FileHandler(log)
-            logging.getLogger().addHandler(handler)
-            try:
-                if job.main([str(workdir), one.name]):
-                    return tail(log)
-            finally:
-                logging.getLogger().removeHandler(handler)
-                handler.close()
-        return None
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch, request):
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    made = World(tmp_path)
-    monkeypatch.setattr(context, "run", made.command)
-    yield made
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def finished(world: World, workdir: Path) -> Path:
@@ -204,6 +132,18 @@ def test_weights_that_changed_on_disk_are_not_used(world, tmp_path):
     assert world.run(workdir) is None
     assert weights.read_text() == content
     assert f"{weights} is not as it was written" in (workdir / "logs" / "EW.log").read_text()
+
+
+@pytest.mark.parametrize("name", ["scores/val/a_mini.json", "answers/test/EW/a_test-10_EW.json", "weights.json"])
+def test_flipped_bit_in_a_small_file_is_noticed(world, tmp_path, name):
+    """Its size and time are as they were."""
+    file = finished(world, tmp_path / "work") / name
+    state, content = file.stat(), file.read_bytes()
+    place = max(place for place, byte in enumerate(content) if chr(byte).isdigit())
+    file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert world.run(tmp_path / "work") is None
+    assert file.read_bytes() == content
 
 
 def test_unexpected_error_reaches_the_log(world, tmp_path):

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from eval.disk import sha256
+from eval.files import sha256
 from visatb.workdir.hashes import Files
 
 Note = dict[str, list[Any]]

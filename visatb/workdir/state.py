@@ -139,6 +139,14 @@ class Steps:
             entry["outputs"] = outputs.note(self.root, made)
         write_json(self.path, self.entries)
 
+    def give_up(self, step: Step, run: str) -> None:
+        """Note that the step, which is at work, came to an end that trying it again in this run would not change."""
+        self.entries[step.name]["given_up"] = run
+
+    def given_up(self, step: Step, run: str) -> bool:
+        """Whether the step was given up under its key in this run."""
+        return self.begun(step) and self.entries[step.name].get("given_up") == run
+
     def forget(self, step: Step, files: Iterable[Path]) -> None:
         """Note that a step is done without these of its files, which are about to be removed."""
         entry = self.entries.get(step.name, {})

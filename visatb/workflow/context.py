@@ -35,6 +35,7 @@ class Context:
     steps: Steps
     stop: Stopper
     tag: str
+    run_id: str  # what tells this run of the experiment from the others in the folder
     gpus: list[str] = field(default_factory=list)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from eval.cli import evaluate, log_notes
@@ -17,10 +17,12 @@ from visatb.workdir.state import Kind, Step
 from visatb.workdir.subsets import Subsets, write_subsets
 from visatb.workflow import outputs, stage_commands
 from visatb.workflow.context import Context
+from visatb.workflow.process import StepError
 
 logger = logging.getLogger("visatb.job")
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
+DIVERGED = "diverged"  # the file that a diverged training leaves in its folder
 
 
 @contextmanager
@@ -56,15 +58,14 @@ def train(context: Context, step: Step) -> None:
     if context.steps.done(step) and not (wanted and _unusable(context, model, step)):
         tidy(context, model)
         return
+    if context.steps.given_up(step, context.run_id):
+        raise StepError(f"the training diverged and is not tried again in this run: {_reason(folder)}")
     if not context.steps.begun(step):
         shutil.rmtree(folder, ignore_errors=True)
     with _noted(context, step):
         if model.data:
-            subsets = Subsets.read(context.layout)
-            launch = context.launch
-            arguments = stage_commands.train_arguments(context.experiment, context.layout, model, subsets, launch)
-            context.run("llava.train.train", arguments, launch)
-        elif context.experiment.model.vision_tower or context.experiment.model.projector:
+            _train(context, model, step)
+        elif _is_made_here(context, model):
             arguments = [*stage_commands.model_arguments(context.experiment), "--output_dir", str(folder)]
             context.run("llava.train.make_base", arguments)
     tidy(context, model)
@@ -75,9 +76,35 @@ def _all_done(context: Context, *kinds: Kind) -> bool:
     return all(context.steps.done(step) for step in context.planned if step.kind in kinds)
 
 
+def _train(context: Context, model: ModelJob, step: Step) -> None:
+    """Start the training; one that diverges would only do so again, however often a scheduler submits its job."""
+    launch = context.launch
+    subsets = Subsets.read(context.layout)
+    arguments = stage_commands.train_arguments(context.experiment, context.layout, model, subsets, launch)
+    try:
+        context.run("llava.train.train", arguments, launch)
+    except StepError:
+        if (context.layout.model(model.name) / DIVERGED).exists():
+            context.steps.give_up(step, context.run_id)
+        raise
+
+
+def _reason(folder: Path) -> str:
+    """What a diverged training has left word of."""
+    with suppress(OSError):
+        return (folder / DIVERGED).read_text(encoding="utf-8").strip()
+    return "see the log above"
+
+
+def _is_made_here(context: Context, model: ModelJob) -> bool:
+    """Whether a model's weights lie in the work folder: it is trained, or put together from parts."""
+    parts = context.experiment.model
+    return bool(model.data or parts.vision_tower or parts.projector)
+
+
 def _unusable(context: Context, model: ModelJob, step: Step) -> bool:
     """Whether a finished model cannot answer: its weights are removed, or are not those that were written."""
-    if model.data and not has_weights(context.layout.model(model.name)):
+    if _is_made_here(context, model) and not has_weights(context.layout.model(model.name)):
         return True
     damage = context.steps.damage(step, thorough=True)
     if damage:
@@ -215,8 +242,10 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 
 def tidy(context: Context, model: ModelJob) -> None:
-    """Remove a finished training's checkpoints; of those that are to be kept, the optimizer's state."""
+    """Remove a finished training's checkpoints, damaged ones too; of those to be kept, the optimizer's state."""
     folder = context.layout.model(model.name)
+    for damaged in folder.glob("damaged-checkpoint-*"):
+        shutil.rmtree(damaged)
     for checkpoint in folder.glob("checkpoint-*"):
         if context.experiment.keep_proxies != "all":
             shutil.rmtree(checkpoint)
