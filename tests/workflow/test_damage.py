@@ -10,7 +10,7 @@ import pytest
 from eval.errors import EvaluationError
 from eval.files import read_json
 from tests.workflow import stand_ins
-from tests.workflow.in_process import World
+from tests.workflow.in_process import COMMANDS, World
 from visatb.experiment.read import load_experiment
 from visatb.workdir.layout import Layout
 from visatb.workdir.results import write_results
@@ -119,8 +119,16 @@ def test_lost_output_is_named_before_it_is_made_again(world, tmp_path, caplog):
     assert [call.split()[0] for call in world.calls] == ["weighting_visatb"]  # nothing is trained for it
 
 
-def test_weights_that_changed_on_disk_are_not_used(world, tmp_path):
-    """One byte is another, size and time are the same: noticed before the model answers."""
+def test_weights_that_changed_on_disk_are_not_used(world, tmp_path, monkeypatch):
+    """One byte is another, size and time are the same: noticed before the model answers, also in a large file."""
+
+    def train(words):
+        code = stand_ins.train(words)
+        with open(Path(words[words.index("--output_dir") + 1]) / "model.safetensors", "a") as weights:
+            weights.write(" " * (2 << 20))
+        return code
+
+    monkeypatch.setitem(COMMANDS, "llava.train.train", train)
     world.fails = lambda module, words: module == "inference_visatb" and "EW" in words
     workdir = tmp_path / "work"
     assert world.run(workdir) is not None
