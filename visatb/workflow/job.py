@@ -94,7 +94,7 @@ def _work(layout: Layout, name: str, plan: dict[str, Any], stop: Stopper) -> Non
     if left := kill_tagged(tag):
         logger.warning("%d processes of an earlier run that was killed are ended", left)
     planned = read_keys(plan["keys"])[name]
-    context = Context(experiment, layout, job, planned, Steps(layout, name), stop, tag, str(plan["begun"]))
+    context = Context(experiment, layout, job, planned, Steps(layout, name), stop, tag, plan.get("run", ""))
     needs_gpus = job.model is not None and not all(map(context.steps.done, planned))
     count = experiment.launcher.gpus_per_job if needs_gpus else 0
     started = time.time()
