@@ -23,10 +23,19 @@ _BLOCK = 1 << 20
 def read_json(path: Path) -> Any:
     """The JSON content of `path`; EvaluationError if it is missing, cut off or not UTF-8 JSON."""
     try:
-        return json.loads(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise EvaluationError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
+        raise EvaluationError(f"cannot read {str(path)!r}: {error}") from error  # a NUL in the name
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise EvaluationError(f"{path}: not valid JSON (nested too deeply to be read)") from error
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at byte {error.start}"
+        raise EvaluationError(f"{path}: not valid JSON (it is not UTF-8 text: {where})") from error
+    except ValueError as error:
         raise EvaluationError(f"{path}: not valid JSON ({error}); was the run that wrote it cut off?") from error
 
 

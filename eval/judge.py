@@ -37,7 +37,7 @@ from eval.judge_prompts import (
     review_messages,
 )
 from eval.metrics import Metric, is_blank
-from eval.scores import Column, Scored
+from eval.scores import Measure, Scored
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,7 @@ class _Judged(Metric):
     stands outside the figure (weight 0): it says something of the judge, not of the answer.
     """
 
-    name: str
-    label: str
+    checks_truths = False
     panel: Panel
 
     def score(self, samples: Sequence[Sample]) -> Scored:
@@ -69,7 +68,7 @@ class _Judged(Metric):
         if any(missing):
             logger.warning("%d of %d answers without a verdict, left out", sum(missing), len(samples))
         values, weights = [value for value, _ in pairs], [weight for _, weight in pairs]
-        column = Column(self.name, self.label, values, weights, details=self._details(samples, judgements, pairs))
+        column = self.measures[0].column(values, weights, **self._details(samples, judgements, pairs))
         return Scored([column], [lost or is_blank(sample) for lost, sample in zip(missing, samples, strict=True)])
 
     def estimate(self, samples: Sequence[Sample], price: tuple[float, float] | None = None) -> str:
@@ -134,7 +133,7 @@ class _Judged(Metric):
     ) -> dict[str, Any]:
         """A group's figures; its value is None where no verdict fell in it."""
         known = [place for place in places if pairs[place][1]]
-        column = Column(self.name, self.label, [pairs[p][0] for p in known], [pairs[p][1] for p in known])
+        column = self.measures[0].column([pairs[p][0] for p in known], [pairs[p][1] for p in known])
         figures: dict[str, Any] = {
             "num_judged": len(known),
             "value": column.mean() if known else None,
@@ -151,7 +150,7 @@ class _Judged(Metric):
 class JudgeMetric(_Judged):
     """Review of LLaVA-Bench: 100·Σ score of the answer ÷ Σ score of the reference (paper, Table 7)."""
 
-    name, label = "judge", "Judged, % of the reference"
+    measures = (Measure("judge", "Judged, % of the reference", "judged"),)
 
     def __init__(
         self, settings: JudgeSettings | None = None, rule: Path | None = None, context: Path | None = None
@@ -193,7 +192,7 @@ class JudgeMetric(_Judged):
 class MMVetMetric(_Judged):
     """MM-Vet: 100·mean grade; by capability and by combination of capabilities where records say `capability`."""
 
-    name, label = "mmvet", "MM-Vet, %"
+    measures = (Measure("mmvet", "MM-Vet, %", "judged"),)
 
     def __init__(self, settings: JudgeSettings | None = None) -> None:
         """What is not given comes from the environment."""

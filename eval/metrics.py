@@ -11,11 +11,11 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from decimal import Context, Decimal, localcontext
-from typing import Any
+from typing import Any, ClassVar
 
 from eval.answers import Sample
 from eval.errors import EvaluationError
-from eval.scores import Column, Scored
+from eval.scores import Measure, Scored
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +40,39 @@ _SHOWN = 5
 class Metric(ABC):
     """A metric scores all samples of an answer file at once. A prediction it cannot read scores 0 and is flagged."""
 
+    measures: ClassVar[tuple[Measure, ...]]
+    """What it gives, a column each, in this order."""
+    checks_truths: ClassVar[bool] = True
+    """Whether truths are scored as answers before training: not where any text is fit, or where scoring costs money."""
+
     @abstractmethod
     def score(self, samples: Sequence[Sample]) -> Scored:
         """One value per sample and column; EvaluationError where a sample's truth is not fit for the metric."""
 
 
-def load_metric(name: str, **options: Any) -> Metric:
-    """The metric registered as `name`, built with `options`; EvaluationError if unknown or not installed."""
+def metric_class(name: str) -> type[Metric]:
+    """The class of the metric registered as `name`; EvaluationError if unknown or not installed."""
     if name not in METRICS:
         raise EvaluationError(f"unknown metric {name!r}; known: {', '.join(METRICS)}")
     module, _, attribute = METRICS[name].partition(":")
     try:
-        metric: Metric = getattr(importlib.import_module(module), attribute)(**options)
+        found: type[Metric] = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        raise EvaluationError(f"metric {name!r}: its engine ({module}) is not part of this installation yet") from error
-    return metric
+        raise EvaluationError(f"metric {name!r}: its module ({module}) is not installed") from error
+    return found
+
+
+def load_metric(name: str, **options: Any) -> Metric:
+    """The metric registered as `name`, built with `options`; EvaluationError if unknown or not installed."""
+    return metric_class(name)(**options)
+
+
+def find_measure(metric: str) -> Measure:
+    """The measure of this name in score files; one that no registered metric gives goes by its name."""
+    measures = (measure for name in METRICS for measure in metric_class(name).measures)
+    return next((measure for measure in measures if measure.metric == metric), Measure(metric, metric, metric))
 
 
 def is_blank(sample: Sample) -> bool:
@@ -67,7 +83,8 @@ def is_blank(sample: Sample) -> bool:
 class Cider(Metric):
     """CIDEr (whitespace): pycocoevalcap's Cider on whitespace tokens as they are, one or several references."""
 
-    name, label = "cider", "CIDEr (whitespace)"
+    measures = (Measure("cider", "CIDEr (whitespace)", "CIDEr"),)
+    checks_truths = False
 
     def score(self, samples: Sequence[Sample]) -> Scored:
         """Per-sample CIDEr; its document frequencies come from the references of all samples together."""
@@ -80,7 +97,7 @@ class Cider(Metric):
         if not any(text.split() for texts in references for text in texts):
             raise EvaluationError("CIDEr: after tokenisation no reference has a word left")
         _, values = CocoCider().compute_score(dict(enumerate(references)), dict(enumerate(predictions)))
-        return Scored([Column(self.name, self.label, [float(v) for v in values])], [is_blank(s) for s in samples])
+        return Scored([self.measures[0].column([float(v) for v in values])], [is_blank(s) for s in samples])
 
     def tokenize(self, texts: list[list[str]]) -> list[list[str]]:
         """The texts with tokens parted by whitespace; here: as they are."""
@@ -90,7 +107,7 @@ class Cider(Metric):
 class CiderPTB(Cider):
     """CIDEr (PTB): the COCO variant, lower-cased Penn Treebank tokens without punctuation; needs Java."""
 
-    name, label = "cider_ptb", "CIDEr (PTB)"
+    measures = (Measure("cider_ptb", "CIDEr (PTB)", "CIDEr (PTB)"),)
 
     def __init__(self) -> None:
         """EvaluationError where no Java is found, before any work is done."""
@@ -118,6 +135,8 @@ class CiderPTB(Cider):
 class ExactMatch(Metric):
     """Exact match after stripping, lower-casing and dropping one final full stop, on both sides."""
 
+    measures = (Measure("em", "exact match", "EM", percent=True),)
+
     def score(self, samples: Sequence[Sample]) -> Scored:
         """1 where the prediction equals any reference, else 0; an empty answer is malformed."""
         malformed = [is_blank(sample) for sample in samples]
@@ -125,7 +144,7 @@ class ExactMatch(Metric):
             not blank and normalize_answer(sample.prediction) in {normalize_answer(text) for text in sample.references}
             for sample, blank in zip(samples, malformed, strict=True)
         ]
-        return Scored([Column("em", "exact match", [float(hit) for hit in hits])], malformed)
+        return Scored([self.measures[0].column([float(hit) for hit in hits])], malformed)
 
 
 def normalize_answer(text: str) -> str:
@@ -135,6 +154,11 @@ def normalize_answer(text: str) -> str:
 
 class BoxIoU(Metric):
     """Grounding: share of boxes with IoU > 0.5 (the paper's figure), and mean IoU; boxes as [x1, y1, x2, y2]."""
+
+    measures = (
+        Measure("iou@0.5", "IoU > 0.5", "IoU > 0.5", percent=True),
+        Measure("mean_iou", "mean IoU", "mean IoU", percent=True),
+    )
 
     def score(self, samples: Sequence[Sample]) -> Scored:
         """The best box among the references counts.
@@ -149,9 +173,9 @@ class BoxIoU(Metric):
             raise EvaluationError(f"record id {unfit[0]}: its truth is a box without area, and so is every other one")
         details = {"num_unfit_truths": len(unfit)} if unfit else {}
         pairs = [pair or (0.0, 0.0) for pair in overlaps]
-        share = Column("iou@0.5", "IoU > 0.5", [hit for hit, _ in pairs], details=details)
-        mean = Column("mean_iou", "mean IoU", [value for _, value in pairs], details=details)
-        return Scored([share, mean], [pair is None for pair in overlaps], _named(unfit))
+        share, mean = self.measures
+        columns = [share.column([hit for hit, _ in pairs], **details), mean.column([v for _, v in pairs], **details)]
+        return Scored(columns, [pair is None for pair in overlaps], _named(unfit))
 
 
 def _truths(sample: Sample) -> list[Box]:
@@ -222,10 +246,12 @@ def is_hit(a: Box, b: Box) -> bool:
 class Gleu(Metric):
     """Corpus Google-BLEU on whitespace tokens: matched n-grams (n = 1 to 4) over the larger of the two counts."""
 
+    measures = (Measure("gleu", "GLEU", "GLEU", percent=True),)
+
     def score(self, samples: Sequence[Sample]) -> Scored:
         """Sentence GLEU against the best reference, weighted by its n-gram count: the mean is corpus GLEU."""
         pairs = [max((gleu_counts(s.prediction, text) for text in s.references), key=_ratio) for s in samples]
-        column = Column("gleu", "GLEU", [_ratio(pair) for pair in pairs], [float(total) for _, total in pairs])
+        column = self.measures[0].column([_ratio(pair) for pair in pairs], [float(total) for _, total in pairs])
         return Scored([column], [is_blank(sample) for sample in samples])
 
 

@@ -55,6 +55,23 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """One value that a metric gives of an answer file: its name in files, its label, and a short one for tables.
+
+    `percent`: whether it is a fraction that readers are shown in percent.
+    """
+
+    metric: str
+    label: str
+    short: str
+    percent: bool = False
+
+    def column(self, values: Sequence[float], weights: Sequence[float] | None = None, **details: Any) -> Column:
+        """Its values over n samples; `details` are what the score file says of it beside."""
+        return Column(self.metric, self.label, values, weights, details=details)
+
+
+@dataclass(frozen=True)
 class Scored:
     """What a metric returns for n samples: one or more columns, and which of them could not be scored (n flags).
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eval.errors import EvaluationError
+from eval.weights import read_weights
 from llava.train.arguments import DataArguments, TrainingArguments, UsageError
 from transformers_patch.weighter import WEIGHTERS
 
@@ -113,21 +115,11 @@ def _read_weights(values: Sequence[str]) -> Weights | None:
 
 
 def _read_weights_file(path: str) -> dict[str, float]:
-    content = read_mapping(path, "--visatb_weights")
-    tasks, weights = content.get("tasks"), content.get("weights")
-    if (
-        not isinstance(weights, dict)
-        or not isinstance(tasks, list)
-        or not all(isinstance(task, str) and task in weights for task in tasks)
-    ):
-        raise UsageError(
-            f'--visatb_weights: {path} must hold "tasks": [names] and "weights": {{name: number}} for them'
-        )
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in weights.values()):
-        raise UsageError(f"--visatb_weights: a weight in {path} is not a number")
-    too_large = [name for name, value in weights.items() if isinstance(value, int) and value.bit_length() > 1000]
-    if too_large:  # a float ends there
-        raise UsageError(f"--visatb_weights: the weight of {too_large[0]} in {path} is too large for a number")
+    try:
+        content = read_weights(Path(path))
+    except EvaluationError as error:
+        raise UsageError(f"--visatb_weights: {error}") from error
+    tasks, weights = content["tasks"], content["weights"]
     # Tasks of fixed weight have no place in the computation of weights (nor in "tasks"), but they have a weight.
     ordered = {name: float(weights[name]) for name in [*tasks, *(name for name in weights if name not in tasks)]}
     _check_weights(tuple(ordered.values()))

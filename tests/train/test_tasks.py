@@ -74,7 +74,7 @@ def test_tasks_come_from_the_data_where_none_are_named():
         ({"weights": ["1", "2", "3", "4"], "names": NAMES, "method": "TLA"}, "exclude each other"),
         ({"weights": ["1", "2", "3", "4"], "names": NAMES, "method": "EW"}, "exclude each other"),
         ({"names": NAMES, "method": "VisATB"}, "needs --visatb_weights"),
-        ({"weights": ["nowhere.json"], "names": NAMES}, "cannot read nowhere.json"),
+        ({"weights": ["nowhere.json"], "names": NAMES}, "nowhere.json: No such file"),
         ({"names": ["A", "B", "A"]}, "A named more than once"),
         ({"names": NAMES, "num": 5}, "num_tasks 5, but there are 4 tasks"),
         ({"names": NAMES, "groups": '{"x": ["Z"]}'}, "Z of group x not among the tasks"),
@@ -105,11 +105,11 @@ def test_weights_files_that_do_not_fit_are_named(weights_file):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"tasks": ["A"], "weights": {"A": 1' + b"0" * 400 + b"}}", "the weight of A in .* is too large"),
+        (b'{"tasks": ["A"], "weights": {"A": 1' + b"0" * 400 + b"}}", "the weight of A is too large"),
         (b'{"tasks": ["A"], "weights": {"A": 1' + b"0" * 5000 + b"}}", "not valid JSON"),
         (b'{"tasks": ["A"], "weights": {"A": 1e999}}', "inf is not a weight"),
         (b'{"tasks": [["A"]], "weights": {"A": 1}}', "must hold"),
-        ('{"tasks": ["é"], "weights": {"é": 1}}'.encode("latin-1"), "is not UTF-8 text"),
+        ('{"tasks": ["é"], "weights": {"é": 1}}'.encode("latin-1"), "not UTF-8 text"),
         (b'{"tasks": ' + b"[" * 100_000, "nested too deeply"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.filesize import decimal
 
 
 def plain_console(stderr: bool = False) -> Console:
@@ -22,10 +23,4 @@ def duration(seconds: float | None) -> str:
 
 def size(count: float | None) -> str:
     """Bytes in words."""
-    if count is None:
-        return "?"
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if count >= 10 or not count else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    return "?" if count is None else decimal(round(count))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
+from eval.errors import EvaluationError
 from eval.files import write_lines
+from eval.weights import read_weights
 from llava.data.errors import DataError
 from llava.data.records import read_records, record_name
 from visatb.convert import forms
@@ -56,7 +56,7 @@ def convert(
     assert weights is not None
     logger.warning(_WARNING, to)
     weigh = forms.to_swift if to == "ms-swift" else forms.to_llama_factory
-    given = read_weights(weights)
+    given = _weights(weights)
     weighted = ((name, record, forms.task_weight(record, given, name)) for name, record in records)
     return write_lines(target, (weigh(record, weight, images, name) for name, record, weight in weighted))
 
@@ -81,10 +81,9 @@ def _with_task(records: Iterable[tuple[str, Record]], task: str | None) -> Itera
         yield name, {**record, "task": task} if task is not None and record.get("task") is None else record
 
 
-def read_weights(path: Path) -> dict[str, float]:
+def _weights(path: Path) -> dict[str, float]:
     """λ by task from a weights file."""
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        return {str(task): float(weight) for task, weight in content["weights"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path} is no weights file ({type(error).__name__}: {error})") from error
+        return {task: float(weight) for task, weight in read_weights(path)["weights"].items()}
+    except EvaluationError as error:
+        raise DataError(f"no weights file: {error}") from error

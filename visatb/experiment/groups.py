@@ -59,14 +59,14 @@ def group_tasks(vectors: Mapping[str, Sequence[float]], asked: int | str) -> dic
 
 def _cosine_distances(vectors: Matrix) -> Matrix:
     """1 − cosine between the rows, less their common mean: `float[N, h] → float[N, N]`."""
+    from scipy.spatial.distance import pdist, squareform
+
     centred = vectors - vectors.mean(0)
-    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    lengths = np.linalg.norm(centred, axis=1)
     if not np.isfinite(lengths).all() or (lengths <= 1e-12 * np.abs(vectors).max()).any():
         raise EvaluationError("groups: auto: the mini model's representations of the tasks cannot be told apart")
-    unit = centred / lengths
-    distances = np.clip(1 - unit @ unit.T, 0, 2)
-    np.fill_diagonal(distances, 0)
-    return (distances + distances.T) / 2
+    distances: Matrix = squareform(np.clip(pdist(centred, "cosine"), 0, 2))
+    return distances
 
 
 def _silhouette(distances: Matrix, labels: NDArray[np.int64]) -> float:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from eval.repeats import repeat_name
 from visatb.experiment.names import Split
-from visatb.experiment.schema import Experiment
+from visatb.experiment.schema import STL, Experiment
 from visatb.experiment.training import training_arguments
 
 Size = Literal["mini", "large", "whole"]
@@ -55,9 +55,6 @@ class ModelJob:
     def tasks(self) -> list[str]:
         """The tasks of its training data."""
         return [task for task, _ in self.data]
-
-
-TOGETHER = ("VisATB", "EW", "TLA", "RLW", "DWA", "IGB")
 
 
 def proxies(experiment: Experiment) -> list[ModelJob]:
@@ -138,9 +135,9 @@ def _compared(experiment: Experiment, repeat: int, found: Mapping[str, ModelJob]
     tested = [task for task in experiment.balanced if experiment.tasks[task].test]
     whole = _only(experiment.tasks, "whole")
     for method in experiment.methods:
-        if method in TOGETHER:
+        if method != STL:
             yield _again(ModelJob(method, "finals", method, whole, asked(test=tested)), repeat)
-    for task in experiment.balanced if "STL" in experiment.methods else ():
+    for task in experiment.balanced if STL in experiment.methods else ():
         name = stl_model(experiment, task, repeat)
         own = [task] if task in tested else []
         if name in found:

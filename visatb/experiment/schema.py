@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from eval.repeats import MOST_REPEATS
+from transformers_patch.weighter import WEIGHTERS
 from visatb.experiment.names import Split
 
 
@@ -39,6 +40,16 @@ def _list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _method(value: str) -> str:
+    known = [*WEIGHTERS, STL]
+    if value not in known:
+        raise ValueError(f"{value!r} is none of the methods {', '.join(known)}")
+    return value
+
+
+STL = "STL"
+"""Single-task learning: no weighting method, a run of its own for each task."""
+Method = Annotated[str, AfterValidator(_method)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, BeforeValidator(_rate), Field(gt=0, le=1)]
 Strings = Annotated[list[str], BeforeValidator(_list), Field(min_length=1)]
@@ -152,7 +163,7 @@ class Experiment(_Part):
     image_folder: str | None = None
     subsets: SubsetRates = SubsetRates()
     weighting: Weighting = Weighting()
-    methods: list[Literal["VisATB", "EW", "TLA", "RLW", "DWA", "IGB", "STL"]] = ["EW", "VisATB"]
+    methods: list[Method] = ["EW", "VisATB"]
     stl_steps: Literal["epoch", "equal"] = "epoch"
     max_val_samples: int | None = Field(default=None, gt=0)
     proxies: Literal["full", "lora"] = "full"

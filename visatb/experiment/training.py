@@ -13,9 +13,6 @@ from visatb.experiment.yaml_lines import ExperimentError
 MINI_SAMPLES, LARGE_SAMPLES, ENOUGH_STEPS = 1_000, 10_000, 100
 
 
-WEIGHT_RANGE = (0.5, 2.0)
-
-
 # The settings that LLaVA-v1.5 and the paper train with, as far as they decide results.
 TRAINING_DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 1,

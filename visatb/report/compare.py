@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.files import write_text
-from visatb.report.load import METRICS, ReportError, Run, load
+from eval.metrics import find_measure
+from visatb.report.load import ReportError, Run, load
 from visatb.report.page import asset, template
 from visatb.report.version import version
 from visatb.workdir.scores import Cell
@@ -103,7 +104,7 @@ def results(a: Run, b: Run, names: Sequence[str]) -> Table | None:
                 metric = str(entry["metric"])
                 pair = [_value(run, method, task, place, metric) for run in (a, b)]
                 cells = [_cell(run, method, task, metric) for run in (a, b)]
-                label = f"{METRICS.get(metric, metric)} {'↑' if entry.get('higher_is_better', True) else '↓'}"
+                label = f"{find_measure(metric).short} {'↑' if entry.get('higher_is_better', True) else '↓'}"
                 rows.append([method, task, label, *map(_text, pair), _difference(*pair) + _noise(pair, cells)])
         if a.results.get("baseline") == b.results.get("baseline"):
             for key, label in (("delta_i", "ΔI% ↑"), ("delta_e", "ΔE% ↓")):

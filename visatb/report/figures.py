@@ -15,7 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from eval.files import whole_file
-from visatb.report.load import COMPONENTS, Run
+from eval.weights import COMPONENTS
+from visatb.report.load import Run
 from visatb.report.svg import Points, method_classes
 from visatb.report.tree import read_tree
 

@@ -10,26 +10,18 @@ from typing import Any
 
 import yaml
 
+from eval.answers import in_words
+from eval.errors import EvaluationError
 from eval.repeats import repeat_name, split_repeat
+from eval.scores import SampleFile, ScoreFile, missing_identity, read_scores
+from eval.weights import Weights, read_computed
 from visatb.experiment.names import safe
 from visatb.workdir.changes import deltas_by_run, models_of
 from visatb.workdir.layout import Layout
-from visatb.workdir.scores import Cell, read_cell
+from visatb.workdir.scores import Cell, cells_of
 from visatb.workdir.verdict import Comparison, compare, noise_of_proxies
 
 PROXIES = ("base", "mini", "plus_mini", "single", "single_mini")  # every other model is a method's
-COMPONENTS = ("out", "in", "difficulty")
-METRICS = {
-    "cider": "CIDEr",
-    "cider_ptb": "CIDEr (PTB)",
-    "em": "EM",
-    "iou@0.5": "IoU > 0.5",
-    "mean_iou": "mean IoU",
-    "gleu": "GLEU",
-    "judge": "judged",
-    "mmvet": "judged",
-}
-FRACTIONS = ("em", "iou@0.5", "mean_iou", "gleu")  # shown in percent
 
 
 class ReportError(ValueError):
@@ -48,7 +40,7 @@ class Run:
     experiment: dict[str, Any]
     experiment_text: str
     matrix: dict[str, Any] | None
-    weights: dict[str, Any] | None
+    weights: Weights | None
     results: dict[str, Any] | None
     cost: dict[str, dict[str, Any]]
     subsets: dict[str, Any] | None
@@ -145,11 +137,9 @@ def load(folder: Path) -> Run:
     text = _text(layout.experiment)
     if text is None:
         raise ReportError(f"{folder}: no experiment.yaml in it; is this the work folder of `visatb run`?")
-    matrix, weights = (_object(path, ("tasks",)) for path in (layout.matrix, layout.weights))
+    matrix, weights = _object(layout.matrix, ("tasks",)), _weights(layout.weights)
     results = _object(layout.results, ("tasks", "metrics", "methods"))
     cost = _object(layout.cost) or {}
-    if weights:
-        _check_weights(layout.weights, weights)
     scores, malformed, answers = _scores(folder / "scores")
     known = {*cost, *(model for _, _, model in scores)}
     for source in (weights, results, matrix):
@@ -210,14 +200,11 @@ def _experiment(path: Path, text: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _check_weights(path: Path, weights: Mapping[str, Any]) -> None:
-    units = list(weights.get("difficulties", {}))
-    matrix = weights.get("contributions", [])
-    parts = [weights.get("components", {}).get(name, {}) for name in COMPONENTS]
-    parts += [weights.get("mean_contributions", {}).get(name, {}) for name in ("out", "in")]
-    square = len(matrix) == len(units) and all(len(row) == len(units) for row in matrix)
-    if not units or not square or any(list(part) != units for part in parts):
-        raise ReportError(f"{path}: its parts are not all of the same units; make it anew with weighting_visatb.py")
+def _weights(path: Path) -> Weights | None:
+    try:
+        return read_computed(path) if path.exists() else None
+    except EvaluationError as error:
+        raise ReportError(f"{error}; remove it and run the experiment again") from error
 
 
 def _model_names(source: Mapping[str, Any]) -> set[str]:
@@ -235,25 +222,24 @@ def _scores(
     dict[tuple[str, str, str], dict[str, Any]],
 ]:
     """Score files with their per-sample values, (malformed, all) answers and their counts, by (split, task, model)."""
-    files: dict[tuple[str, str, str], dict[str, Any]] = {}
-    samples: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    files: dict[tuple[str, str, str], ScoreFile] = {}
+    samples: dict[tuple[str, str, str], SampleFile] = {}
     for path in sorted(folder.rglob("*.json")):
-        content = _object(path, ("task", "model", "split"))
-        key = tuple(str((content or {})[name]) for name in ("split", "task", "model"))
-        if content and "samples" in content:
-            samples[key] = content["samples"]  # type: ignore[index]
-        elif content and "scores" in content:
-            files[key] = content | {"path": path}  # type: ignore[index]
-    cells, malformed, answers = {}, {}, {}
-    for key, content in files.items():
         try:
-            cells[key] = [read_cell(entry, samples.get(key, [])) for entry in content["scores"]]
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ReportError(f"{content['path']}: not a score file ({type(error).__name__}: {error})") from error
-        malformed[key] = (int(content.get("num_malformed", 0)), int(content.get("num_samples", 0)))
-        if isinstance(content.get("answers"), dict):
-            answers[key] = content["answers"]
-    return cells, malformed, answers
+            found = read_scores(path)
+        except EvaluationError as error:
+            raise ReportError(f"{error}; remove it and run the experiment again") from error
+        if found is None or (missing := missing_identity(found)):
+            lacks = "what a score file holds" if found is None else in_words(missing)
+            raise ReportError(f"{path}: lacks {lacks}; remove it and run the experiment again")
+        key = found.split, found.task, found.model
+        if isinstance(found, SampleFile):
+            samples[key] = found
+        else:
+            files[key] = found
+    cells = {key: cells_of(file, samples.get(key)) for key, file in files.items()}
+    malformed = {key: (file.num_malformed, file.num_samples) for key, file in files.items()}
+    return cells, malformed, {key: dict(file.answers) for key, file in files.items() if file.answers}
 
 
 def _trainings(

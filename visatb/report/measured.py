@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.repeats import split_repeat
+from eval.weights import COMPONENTS
 from visatb.report import svg
 from visatb.report.figures import interval_kind, unit_interval
-from visatb.report.load import COMPONENTS, Run
+from visatb.report.load import Run
 from visatb.report.tree import read_tree
 
 MANY = 12  # units from which on a table of all pairs does not fit the page, and a map of them stands before it

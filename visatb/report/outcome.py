@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.metrics import find_measure
 from eval.repeats import split_repeat
 from visatb.report import svg
-from visatb.report.load import FRACTIONS, METRICS, PROXIES, Run, is_proxy
+from visatb.report.load import PROXIES, Run, is_proxy
 from visatb.workdir.changes import task_changes, task_changes_by_run
 from visatb.workdir.verdict import ENOUGH, Change, Comparison
 from visatb.workdir.words import signed
@@ -70,7 +71,8 @@ def _column(run: Run, task: str, place: int, metric: str, upwards: bool) -> dict
         values = row.get(task) or []
         figures[method] = values[place] if place < len(values) else None
     known = [value for value in figures.values() if value is not None]
-    percent = metric in FRACTIONS and max(map(abs, known), default=2.0) <= 1.5
+    measure = find_measure(metric)
+    percent = measure.percent and max(map(abs, known), default=2.0) <= 1.5
     rivals = sorted({v for m, v in figures.items() if v is not None and m != "STL"}, reverse=upwards)
     cells = {}
     for method, value in figures.items():
@@ -82,7 +84,7 @@ def _column(run: Run, task: str, place: int, metric: str, upwards: bool) -> dict
             "css": "waits" if value is None else _rank(value, rivals) if method != "STL" else "",
         }
     return {
-        "label": METRICS.get(metric, metric) + (" %" if percent else ""),
+        "label": measure.short + (" %" if percent else ""),
         "arrow": "↑" if upwards else "↓",
         "cells": cells,
     }

@@ -15,10 +15,11 @@ from PIL import Image
 
 from eval.answers import Sample, identify, read_answers
 from eval.errors import EvaluationError
+from eval.metrics import find_measure
 from eval.repeats import split_repeat
 from llava.data.errors import BadSampleError
 from llava.data.images import ImageFolder
-from visatb.report.load import FRACTIONS, METRICS, Run, is_proxy
+from visatb.report.load import Run, is_proxy
 
 logger = logging.getLogger(__name__)
 
@@ -108,12 +109,13 @@ def _cut(text: str) -> str:
 
 def _as_json(run: Run, page: _Page) -> dict[str, Any]:
     cells = next((cells for (s, t, _), cells in run.scores.items() if (s, t) == (page.split, page.task)), [])
+    measure = find_measure(cells[0].metric) if cells else None
     return {
         "task": page.task,
         "split": page.split,
         "total": page.total,
-        "metric": METRICS.get(cells[0].metric, cells[0].metric) if cells else None,
-        "bounded": bool(cells) and cells[0].metric in FRACTIONS,
+        "metric": measure.short if measure else None,
+        "bounded": measure is not None and measure.percent,
         "higher": cells[0].higher_is_better if cells else True,
         "questions": list(page.questions.values()),
     }

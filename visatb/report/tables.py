@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from visatb.report.load import COMPONENTS, Run
+from eval.weights import COMPONENTS
+from visatb.report.load import Run
 
 Rows = list[list[Any]]
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from markupsafe import Markup
 
+from eval.weights import COMPONENTS, WEIGHT_RANGE
 from visatb.report import measured, outcome
 from visatb.report.costs import costs
-from visatb.report.load import COMPONENTS, Run, is_proxy
+from visatb.report.load import Run, is_proxy
 from visatb.report.tables import csv_links
 from visatb.workdir.conclusions import WAITING
 from visatb.workdir.verdict import Comparison
 from visatb.workdir.words import in_words
 from weighting_visatb import collapsed
 
-WEIGHT_RANGE = (0.5, 2.0)  # the paper's advice against over-balancing (section 3.5)
 FEWEST_STEPS = 100  # of a proxy run (Appendices B and G)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from eval.errors import EvaluationError
-from eval.files import read_json
+from eval.scores import SampleFile, ScoreFile, read_score_file, read_scores
 from visatb.workdir.layout import Layout
 
 
@@ -27,23 +25,15 @@ class Cell:
     weights: list[float] = field(default_factory=list)
 
 
-def read_cell(entry: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> Cell:
-    """A cell from an entry of a score file's `scores` and the `samples` of its per-sample file (none: empty).
-
-    LookupError, TypeError or ValueError where they are of another form.
-    """
-    metric, stderr = str(entry["metric"]), entry.get("stderr")
-    there = all(metric in sample["values"] for sample in samples)
-    kept = samples if there else []
-    return Cell(
-        metric=metric,
-        value=float(entry["value"]),
-        stderr=None if stderr is None else float(stderr),
-        higher_is_better=bool(entry.get("higher_is_better", True)),
-        ids=[str(sample["id"]) for sample in kept],
-        values=[float(sample["values"][metric]) for sample in kept],
-        weights=[float(sample.get("weights", {}).get(metric, 1.0)) for sample in kept],
-    )
+def cells_of(scores: ScoreFile, samples: SampleFile | None) -> list[Cell]:
+    """The metrics of a score file in their order, with the values of its per-sample file where that has them."""
+    columns = samples.columns if samples else {}
+    cells = []
+    for one in scores.scores:
+        ids = samples.ids if samples and one.metric in columns else []
+        values, weights = columns.get(one.metric, ([], []))
+        cells.append(Cell(one.metric, one.value, one.stderr, one.higher_is_better, ids, values, weights))
+    return cells
 
 
 def read_cells(layout: Layout, task: str, model: str) -> list[Cell]:
@@ -52,11 +42,11 @@ def read_cells(layout: Layout, task: str, model: str) -> list[Cell]:
     Raises:
         EvaluationError: a file is damaged.
     """
-    path, samples = layout.score("test", task, model), layout.per_sample("test", task, model)
+    path, beside = layout.score("test", task, model), layout.per_sample("test", task, model)
     if not path.is_file():
         return []
-    kept = read_json(samples).get("samples", []) if samples.is_file() else []
     try:
-        return [read_cell(entry, kept) for entry in read_json(path)["scores"]]
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise EvaluationError(f"{path}: not a score file ({type(error).__name__}: {error}); run again") from error
+        samples = read_scores(beside) if beside.is_file() else None
+        return cells_of(read_score_file(path), samples if isinstance(samples, SampleFile) else None)
+    except EvaluationError as error:
+        raise EvaluationError(f"{error}; run again") from error

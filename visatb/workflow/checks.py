@@ -18,7 +18,7 @@ from eval.answers import read_answers
 from eval.cli import evaluate, log_notes
 from eval.errors import EvaluationError
 from eval.files import write_json
-from eval.metrics import load_metric
+from eval.metrics import load_metric, metric_class
 from llava.data.decode import AT_MOST, Decoded, decode_images
 from llava.data.errors import DataError
 from llava.data.records import image_paths
@@ -46,7 +46,6 @@ LEAST_RECORDS = 2
 """In training data: a subset is smaller than the whole. Of questions: a score of one has no spread."""
 
 FAULTS = (ExperimentError, DataError, EvaluationError, ValueError)
-_SLOW_METRICS = ("cider", "cider_ptb", "judge", "mmvet")  # any text is a truth to them; judges would be paid for it
 
 
 class _Checks:
@@ -254,7 +253,7 @@ def _check_truths(file: Path, records: list[dict[str, Any]], metrics: list[str])
         try:
             read_answers(answers)
             for metric in metrics:
-                if metric not in _SLOW_METRICS:
+                if metric_class(metric).checks_truths:
                     log_notes(file, evaluate(answers, metric, task="task", model="truth", split="val"))
         except EvaluationError as error:
             raise EvaluationError(str(error).replace(str(answers), str(file))) from error

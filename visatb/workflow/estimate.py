@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eval.errors import EvaluationError
+from eval.weights import WEIGHT_RANGE, read_weights
 from visatb.experiment import records
 from visatb.experiment.models import ModelJob, models, proxies
 from visatb.experiment.schema import Experiment
@@ -19,7 +21,6 @@ from visatb.experiment.training import (
     ENOUGH_STEPS,
     LARGE_SAMPLES,
     MINI_SAMPLES,
-    WEIGHT_RANGE,
     optimizer_steps,
     training_arguments,
 )
@@ -300,14 +301,13 @@ def advice(experiment: Experiment, found: Counts, workdir: Path | None = None) -
 def weight_advice(workdir: Path | None) -> Iterator[str]:
     """What is doubtful about the weights of a work folder: its weights file's warnings, or what an old one tells."""
     try:
-        content = json.loads(Layout(workdir or Path()).weights.read_text(encoding="utf-8"))
-        weights = content["weights"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_weights(Layout(workdir or Path()).weights)
+    except EvaluationError:
         return
     if "warnings" in content:
         yield from (f"λ: {text}" for text in content["warnings"])
         return
     low, high = WEIGHT_RANGE
-    outside = [f"{task} {weight:.3f}" for task, weight in weights.items() if not low <= weight <= high]
+    outside = [f"{task} {weight:.3f}" for task, weight in content["weights"].items() if not low <= weight <= high]
     if outside and workdir is not None:
         yield f"weights outside {low} to {high} (section 3.5; a higher temperature mends it): {', '.join(outside)}"
