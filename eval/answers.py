@@ -38,6 +38,11 @@ def split_repeat(name: str) -> tuple[str, int]:
     return (name[: match.start()], int(match[1])) if match else (name, 1)
 
 
+def safe_name(name: str) -> str:
+    """`name` as part of a file name: ":" becomes "-", and so does what file systems or shells mind."""
+    return re.sub(r"[^\w.+-]", "-", name)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One answered question. `references` holds at least one non-blank text; `record` is the record as read."""

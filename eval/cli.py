@@ -72,7 +72,7 @@ def evaluator(
     *,
     tokenizers: dict[str, str] | None = None,
     check: Callable[[Path, Sequence[Sample]], None] | None = None,
-) -> Callable[[Sequence[str] | None], int]:
+) -> Callable[..., int]:
     """An evaluator's command: it takes the words of its command line and returns the exit status (2 for bad input).
 
     `tokenizers` maps the choices of `--tokenizer` to metrics (the first is the default); `check` may refuse samples.

@@ -68,7 +68,7 @@ class _Judged(Metric):
         if any(missing):
             logger.warning("%d of %d answers without a verdict, left out", sum(missing), len(samples))
         values, weights = [value for value, _ in pairs], [weight for _, weight in pairs]
-        column = self.measures[0].column(values, weights, **self._details(samples, judgements, pairs))
+        column = self.measures[0].column(values, weights, self._details(samples, judgements, pairs))
         return Scored([column], [lost or is_blank(sample) for lost, sample in zip(missing, samples, strict=True)])
 
     def estimate(self, samples: Sequence[Sample], price: tuple[float, float] | None = None) -> str:

@@ -174,7 +174,8 @@ class BoxIoU(Metric):
         details = {"num_unfit_truths": len(unfit)} if unfit else {}
         pairs = [pair or (0.0, 0.0) for pair in overlaps]
         share, mean = self.measures
-        columns = [share.column([hit for hit, _ in pairs], **details), mean.column([v for _, v in pairs], **details)]
+        hits, overlap = zip(*pairs, strict=True)
+        columns = [share.column(hits, details=details), mean.column(overlap, details=details)]
         return Scored(columns, [pair is None for pair in overlaps], _named(unfit))
 
 

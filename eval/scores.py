@@ -66,9 +66,14 @@ class Measure:
     short: str
     percent: bool = False
 
-    def column(self, values: Sequence[float], weights: Sequence[float] | None = None, **details: Any) -> Column:
+    def column(
+        self,
+        values: Sequence[float],
+        weights: Sequence[float] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> Column:
         """Its values over n samples; `details` are what the score file says of it beside."""
-        return Column(self.metric, self.label, values, weights, details=details)
+        return Column(self.metric, self.label, values, weights, details=details or {})
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,11 @@ def read_weights(path: Path) -> Weights:
     """A weights file, its weights finite and not negative; EvaluationError says what it lacks."""
     content = read_json(path)
     tasks, weights = (content.get(key) for key in ("tasks", "weights")) if isinstance(content, dict) else (None, None)
-    named = isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)
-    if not isinstance(weights, dict) or not named or not set(tasks) <= weights.keys():
+    if (
+        not isinstance(weights, dict)
+        or not isinstance(tasks, list)
+        or not all(isinstance(task, str) and task in weights for task in tasks)
+    ):
         raise EvaluationError(f'{path} must hold "tasks": [names] and "weights": {{name: number}} for them')
     for name, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float):

@@ -13,3 +13,6 @@ DEFAULT_IMAGE_PATCH_TOKEN = "<im_patch>"
 DEFAULT_IM_START_TOKEN = "<im_start>"
 DEFAULT_IM_END_TOKEN = "<im_end>"
 IMAGE_PLACEHOLDER = "<image-placeholder>"
+
+SHORT_ANSWER = "Answer the question using a single word or phrase."
+"""What LLaVA adds to a question that wants a short answer, in training and in benchmarks."""

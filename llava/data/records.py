@@ -173,6 +173,12 @@ def image_paths(content: Any) -> list[str]:
     return [path for path in (image if isinstance(image, list) else [image]) if isinstance(path, str)]
 
 
+def record_images(record: Record) -> list[str]:
+    """The images of a good record."""
+    image = record.get("image")
+    return [] if image is None else [image] if isinstance(image, str) else list(image)
+
+
 def check_record(raw: RawRecord, file_task: str | None, task_names: Collection[str] | None) -> CheckedRecord:
     """The record in checked form; raises BadSampleError.
 

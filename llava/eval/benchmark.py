@@ -15,7 +15,6 @@ from typing import Any
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.data.records import Record
 
-SHORT_ANSWER = "Answer the question using a single word or phrase."
 OPTION_LETTER = "Answer with the option's letter from the given choices directly."
 
 

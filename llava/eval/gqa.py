@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava.constants import SHORT_ANSWER
 from llava.data.records import Record
 from llava.eval.benchmark import (
-    SHORT_ANSWER,
     Benchmark,
     Questions,
     Result,

@@ -10,10 +10,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava.constants import SHORT_ANSWER
 from llava.data.errors import DataError
 from llava.data.records import Record
 from llava.eval.benchmark import (
-    SHORT_ANSWER,
     Benchmark,
     Questions,
     Result,

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.answers import safe_name
 from eval.files import write_bytes
 from llava.data.errors import DataError
 from llava.data.records import Record
@@ -27,7 +28,7 @@ from llava.eval.files import MissingDataError, read_json
 from llava.eval.registry import BENCHMARKS
 from llava.eval.submit import as_bytes
 from llava.eval.summary import Summary, compare, comparison_table, read_summaries
-from llava.infer.answers import safe_name, write_json
+from llava.infer.answers import write_json
 
 if TYPE_CHECKING:
     from llava.infer.checkpoint import Checkpoint

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.answers import safe_name
 from eval.errors import EvaluationError
 from eval.overall import Table, overall, zero_shot
 from llava.data.errors import DataError
 from llava.eval.benchmark import Benchmark, Result
 from llava.eval.files import read_json
 from llava.eval.registry import BENCHMARKS
-from llava.infer.answers import safe_name, write_json
+from llava.infer.answers import write_json
 
 
 @dataclass

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava.constants import SHORT_ANSWER
 from llava.data.errors import DataError
 from llava.data.records import Record
 from llava.eval.benchmark import (
-    SHORT_ANSWER,
     Benchmark,
     Questions,
     Result,

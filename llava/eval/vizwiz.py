@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava.constants import SHORT_ANSWER
 from llava.data.records import Record
-from llava.eval.benchmark import SHORT_ANSWER, Benchmark, Questions, Submission, make_record, prediction
+from llava.eval.benchmark import Benchmark, Questions, Submission, make_record, prediction
 from llava.eval.files import find, read_rows
 from llava.eval.vqa import normalize
 

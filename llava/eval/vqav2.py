@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llava.constants import SHORT_ANSWER
 from llava.data.records import Record
-from llava.eval.benchmark import SHORT_ANSWER, Benchmark, Questions, Submission, make_record, prediction
+from llava.eval.benchmark import Benchmark, Questions, Submission, make_record, prediction
 from llava.eval.files import check_fields, find, read_json, read_rows
 from llava.eval.vqa import normalize
 

@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,11 +29,6 @@ logger = logging.getLogger(__name__)
 
 Key = Mapping[str, Any]
 """JSON values that decide the answers: two runs with equal keys answer alike."""
-
-
-def safe_name(name: str) -> str:
-    """`name` as a part of a file name: `plus_mini:vqa` becomes `plus_mini-vqa`."""
-    return re.sub(r"[^\w.+-]", "-", name)
 
 
 def digest(value: Any) -> str:

@@ -5,8 +5,9 @@ import multiprocessing
 
 import pytest
 
+from eval.answers import safe_name
 from llava.data.errors import DataError
-from llava.infer.answers import AnswerFile, safe_name
+from llava.infer.answers import AnswerFile
 
 KEY = {"generator": "mini", "model_files": "aa", "questions": "bb", "max_new_tokens": 8}
 IDS = ["a", "b", "c", "c"]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from eval.answers import safe_name
 from eval.errors import EvaluationError
 from eval.repeats import repeat_name, split_repeat
 from tests.workflow.world import write_experiment
 from visatb.experiment.models import models, proxies, stl_model
-from visatb.experiment.names import safe
 from visatb.experiment.read import load_experiment
 from visatb.experiment.schema import Experiment
 from visatb.experiment.yaml_lines import ExperimentError
@@ -55,9 +55,9 @@ def test_names_of_repeats():
     assert split_repeat("mini#1") == ("mini#1", 1)
     assert split_repeat("mini#02") == ("mini#02", 1)
     # On disk no other model has a repeat's name, whatever tasks are called.
-    assert safe("plus_mini:a#2") == "plus_mini-a@2"
-    assert len({safe(f"STL:{task}") for task in ("a#2", "a-2", "a.2", "a+2", "a_2")}) == 5
-    assert safe("STL:a@2") == "STL-a-2"
+    assert safe_name("plus_mini:a#2") == "plus_mini-a@2"
+    assert len({safe_name(f"STL:{task}") for task in ("a#2", "a-2", "a.2", "a+2", "a_2")}) == 5
+    assert safe_name("STL:a@2") == "STL-a-2"
 
 
 def test_every_model_is_trained_as_often_as_asked(tmp_path):

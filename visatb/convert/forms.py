@@ -17,7 +17,7 @@ from typing import Any
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.data.errors import DataError
-from llava.data.records import Record
+from llava.data.records import Record, record_images
 
 _TO_ROLE = {"human": "user", "gpt": "assistant"}
 _FROM_ROLE = {"user": "human", "human": "human", "assistant": "gpt", "gpt": "gpt"}
@@ -36,12 +36,6 @@ def form_of(record: Record, name: str) -> str:
     raise DataError(f"{name}: has neither `conversations` nor `messages` (it has: {', '.join(record)})")
 
 
-def images_of(record: Record) -> list[str]:
-    """A LLaVA record's images."""
-    image = record.get("image")
-    return [] if image is None else [image] if isinstance(image, str) else list(image)
-
-
 def to_messages(record: Record, name: str) -> Record:
     """A LLaVA record as messages; its task becomes the channel."""
     result: Record = {} if record.get("id") is None else {"id": record["id"]}
@@ -49,7 +43,7 @@ def to_messages(record: Record, name: str) -> Record:
         result["channel"] = record["task"]
     result |= {key: value for key, value in record.items() if key not in _LLAVA}
     result["messages"] = [_message(turn, name) for turn in record["conversations"]]
-    if images := images_of(record):
+    if images := record_images(record):
         result["images"] = images
     return result
 
@@ -143,7 +137,7 @@ def to_swift(record: Record, weight: float, images: Path | None, name: str) -> R
 
 def to_llama_factory(record: Record, weight: float, images: Path | None, name: str) -> Record:
     """A LLaVA record for LLaMA-Factory's v1 trainers: `loss_weight` λ at every answer, 0 at every question."""
-    paths = iter(images_of(record))
+    paths = iter(record_images(record))
     messages = []
     for message in to_swift(record, weight, images, name)["messages"]:
         answer = message["role"] == "assistant"

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from eval.files import whole_file
 from llava.data.errors import BadSampleError, DataError
 from llava.data.images import ImageFolder
-from visatb.convert.forms import Record, form_of, from_messages, images_of
+from llava.data.records import record_images
+from visatb.convert.forms import Record, form_of, from_messages
 from visatb.prepare.embedded import image_bytes, image_ending
 
 _ROWS, _BYTES = 256, 64 << 20  # of a row group, whichever is reached first
@@ -76,7 +77,7 @@ def _row(record: Record, folder: ImageFolder | None, name: str) -> Record:
     return {
         "id": None if record.get("id") is None else str(record["id"]),
         "task": record.get("task"),
-        "images": [{"bytes": _read(path, folder, name), "path": path} for path in images_of(record)],
+        "images": [{"bytes": _read(path, folder, name), "path": path} for path in record_images(record)],
         "conversations": turns,
         "extra": json.dumps(extra, ensure_ascii=False) if extra else None,
     }

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.answers import safe_name
 from eval.errors import EvaluationError
-from visatb.experiment.names import safe
 
 Matrix = NDArray[np.float64]
 
@@ -85,12 +85,12 @@ def _silhouette(distances: Matrix, labels: NDArray[np.int64]) -> float:
 
 def _named(groups: list[list[str]], tasks: Sequence[str]) -> dict[str, list[str]]:
     """A name for each group: its only task's, `a+b`, or `a+3` for a and three others."""
-    taken = {safe(task).lower() for task in tasks}
+    taken = {safe_name(task).lower() for task in tasks}
     named = {}
     for members in groups:
         name = "+".join(members) if len(members) <= 2 else f"{members[0]}+{len(members) - 1}"
-        while len(members) > 1 and safe(name).lower() in taken:
+        while len(members) > 1 and safe_name(name).lower() in taken:
             name += "_"
-        taken.add(safe(name).lower())
+        taken.add(safe_name(name).lower())
         named[name] = members
     return named

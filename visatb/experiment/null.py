@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from eval.files import move_into_place
 from visatb.experiment import records
@@ -59,5 +56,5 @@ def _parts(task: str, split: str, paths: Sequence[Path], seed: int) -> dict[str,
     size = total // PARTS
     if size == 0:
         raise ExperimentError(f"{paths[0]}: {total} records cannot be split into {PARTS} tasks")
-    places = np.random.default_rng([seed, zlib.crc32(f"null {task} {split}".encode())]).permutation(total)
+    places = records.permutation(f"null {task} {split}", total, seed)
     return {f"{task}-{n + 1}": sorted(places[n * size : (n + 1) * size].tolist()) for n in range(PARTS)}

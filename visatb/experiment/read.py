@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from eval.answers import safe_name
 from eval.repeats import split_repeat
 from visatb.experiment.models import proxies
-from visatb.experiment.names import safe
 from visatb.experiment.schema import (
     Alpha,
     Argument,
@@ -222,7 +222,7 @@ def _name_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
             yield place, "a name may hold no comma, colon or equals sign, and no space at its ends"
         if split_repeat(name)[1] > 1:
             yield place, "a name may not end in # and a number: `mini#2` is the second training of `mini`"
-        other = taken.setdefault(safe(name).lower(), name)
+        other = taken.setdefault(safe_name(name).lower(), name)
         if other != name:
             yield place, f"{name!r} and {other!r} would share their files: choose names that differ more"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eval import files
 from llava.data.errors import DataError
@@ -36,8 +37,12 @@ def count_by_name(files: Sequence[str]) -> int | None:
 
 def chosen(task: str, total: int, size: int, seed: int) -> list[int]:
     """The places of `size` of `total` records, in order: a smaller choice lies in every larger one of the same seed."""
-    generator = np.random.default_rng([seed, zlib.crc32(task.encode())])
-    return sorted(generator.permutation(total)[:size].tolist())
+    return sorted(permutation(task, total, seed)[:size].tolist())
+
+
+def permutation(name: str, total: int, seed: int) -> NDArray[np.int64]:
+    """int64[total]: the numbers below `total`, shuffled by a seed and the name of what is shuffled."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(total)
 
 
 def pick(files: Sequence[str], places: Sequence[int], task: str) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.files import move_into_place, write_records
+from llava.data.records import record_images
+from visatb.experiment.records import permutation
 from visatb.prepare.source import PrepareError, Record, Summary
 
 Item = TypeVar("Item")
@@ -58,7 +59,7 @@ class Output:
 
     def _kept(self, records: Iterable[Record], tally: Tally) -> Iterator[Record]:
         for record in records:
-            absent = sum(not self.has(image) for image in images_of(record))
+            absent = sum(not self.has(image) for image in record_images(record))
             tally.missing += absent
             if not (absent and self.drop_missing):
                 tally.add(record)
@@ -67,19 +68,16 @@ class Output:
     def draw(self, total: int, size: int, name: str) -> NDArray[np.bool_]:
         """bool[total], true at `size` places (all, where there are no more), drawn by the seed and `name`."""
         chosen = np.zeros(total, dtype=np.bool_)
-        chosen[self._generator(name).permutation(total)[: max(0, size)]] = True
+        chosen[permutation(name, total, self.seed)[: max(0, size)]] = True
         return chosen
 
     def parts(self, total: int, sizes: Sequence[int], name: str) -> NDArray[np.int8]:
         """int8[total]: the part (0, 1, … by `sizes`, then the rest) that each place falls in, drawn as by `draw`."""
-        places = self._generator(name).permutation(total)
+        places = permutation(name, total, self.seed)
         part = np.full(total, len(sizes), dtype=np.int8)
         for number, (start, size) in enumerate(zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True)):
             part[places[start : start + size]] = number
         return part
-
-    def _generator(self, name: str) -> np.random.Generator:
-        return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
 
 
 @dataclass
@@ -102,19 +100,13 @@ class Tally:
                 self.turns += 1
                 answer = turn.get("value") or ""
                 self.words += len((answer if isinstance(answer, str) else answer[0]).split())
-        self.images.extend(hash(image) & _MASK for image in images_of(record))
+        self.images.extend(hash(image) & _MASK for image in record_images(record))
 
     def summary(self, file: str) -> Summary:
         """The counts as the table shows them."""
         distinct = len(np.unique(np.frombuffer(self.images, dtype=np.uint64))) if self.images else 0
         mean = self.words / max(self.turns, 1)
         return Summary(self.task, self.split, file, self.samples, self.turns, distinct, mean, self.missing)
-
-
-def images_of(record: Record) -> list[str]:
-    """A record's images."""
-    image = record.get("image")
-    return [] if image is None else [image] if isinstance(image, str) else list(image)
 
 
 def pick(items: Iterable[Item], chosen: NDArray[Any]) -> Iterator[Item]:

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from llava.constants import SHORT_ANSWER
 from visatb.prepare.coco import CocoImages
 from visatb.prepare.disk import DiskGroups
 from visatb.prepare.files import field, find, items, pairs, text, whole
 from visatb.prepare.output import Output, count, pick
 from visatb.prepare.source import PrepareError, Record
 
-SHORT_ANSWER = "Answer the question using a single word or phrase."
 VAL_SIZE = 20_000
 OCRVQA_TRAIN_SIZE = 80_000
 

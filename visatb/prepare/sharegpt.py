@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import conv_templates
+from llava.data.records import record_images
 from visatb.prepare.files import find, find_all, records, text
-from visatb.prepare.output import Output, count, images_of, pick
+from visatb.prepare.output import Output, count, pick
 from visatb.prepare.qa import scaled
 from visatb.prepare.source import PrepareError, Record
 
@@ -169,7 +170,7 @@ def write_sharegpt4v(source: ShareGPT4V, output: Output, scale: float) -> None:
 
     def entries() -> Iterator[Record]:
         every = source.entries()
-        return (r for r in every if all(map(output.has, images_of(r)))) if output.drop_missing else every
+        return (r for r in every if all(map(output.has, record_images(r)))) if output.drop_missing else every
 
     total, size = count(entries()), scaled(SPLIT_SIZE, scale)
     if total <= 2 * size:

@@ -82,14 +82,15 @@ def weights(a: Run, b: Run, names: Sequence[str]) -> Table | None:
 
 
 def _difficulty(run: Run, task: str) -> float | None:
-    content = run.weights or {}
-    groups = content.get("groups") or {}
+    if not run.weights:
+        return None
+    groups = run.weights.get("groups", {})
     unit = next((name for name, members in groups.items() if task in members), task)
-    return content.get("difficulties", {}).get(unit)
+    return run.weights["difficulties"].get(unit)
 
 
 def _interval(run: Run, task: str) -> str:
-    found = ((run.weights or {}).get("intervals") or {}).get(task)
+    found = run.weights.get("intervals", {}).get(task) if run.weights else None
     return f"{found['low']:.3f} – {found['high']:.3f}" if found else GONE
 
 

@@ -10,18 +10,16 @@ from typing import Any
 
 import yaml
 
-from eval.answers import in_words
+from eval.answers import in_words, safe_name
+from eval.collect import PROXIES
 from eval.errors import EvaluationError
 from eval.repeats import repeat_name, split_repeat
 from eval.scores import SampleFile, ScoreFile, missing_identity, read_scores
 from eval.weights import Weights, read_computed
-from visatb.experiment.names import safe
 from visatb.workdir.changes import deltas_by_run, models_of
 from visatb.workdir.layout import Layout
 from visatb.workdir.scores import Cell, cells_of
 from visatb.workdir.verdict import Comparison, compare, noise_of_proxies
-
-PROXIES = ("base", "mini", "plus_mini", "single", "single_mini")  # every other model is a method's
 
 
 class ReportError(ValueError):
@@ -144,7 +142,7 @@ def load(folder: Path) -> Run:
     known = {*cost, *(model for _, _, model in scores)}
     for source in (weights, results, matrix):
         known |= _model_names(source or {})
-    names = {safe(name): name for name in sorted(known)}
+    names = {safe_name(name): name for name in sorted(known)}
     cards, histories = _trainings(folder / "models", names)
     return Run(
         folder=folder,

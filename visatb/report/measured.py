@@ -45,7 +45,7 @@ def contributions(run: Run) -> dict[str, Any] | None:
     units = list(weights["difficulties"])
     off = [abs(v) for i, row in enumerate(weights["contributions"]) for j, v in enumerate(row) if i != j and v]
     top = max(off, default=1.0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i, (unit, values) in enumerate(zip(units, weights["contributions"], strict=True)):
         cells = [_heat(value, top, i == j, unit, units[j]) for j, value in enumerate(values)]
         rows.append({"name": unit, "cells": cells, "mean": _plain(weights["mean_contributions"]["out"][unit], 4)})

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.collect import PROXIES
 from eval.metrics import find_measure
 from eval.repeats import split_repeat
 from visatb.report import svg
-from visatb.report.load import PROXIES, Run, is_proxy
+from visatb.report.load import Run, is_proxy
 from visatb.workdir.changes import task_changes, task_changes_by_run
 from visatb.workdir.verdict import ENOUGH, Change, Comparison
 from visatb.workdir.words import signed
@@ -226,7 +227,7 @@ def _first_trainings(run: Run) -> dict[str, list[dict[str, Any]]]:
 
 
 def _units(run: Run) -> list[str]:
-    return list((run.weights or {}).get("difficulties", run.tasks))
+    return list(run.weights["difficulties"]) if run.weights else run.tasks
 
 
 def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:

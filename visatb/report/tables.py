@@ -59,7 +59,7 @@ def _weights(run: Run) -> Rows:
     rows: Rows = [[*head, *ends]]
     for task in weights["tasks"]:
         unit = unit_of.get(task, task)
-        interval = (weights.get("intervals") or {}).get(task, {})
+        interval = weights.get("intervals", {}).get(task, {})
         figures = [column.get(unit) for column in [*scores, *parts]]
         rows.append([task, unit, *figures, weights["weights"][task], *(interval.get(end) for end in ends)])
     return rows

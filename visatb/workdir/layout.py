@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.answers import safe_name
 from eval.repeats import repeat_name
-from llava.infer.answers import safe_name
-from visatb.experiment.names import safe
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Layout:
 
     def subset(self, task: str, size: str, count: int, draw: int = 1) -> Path:
         """The `size` ("mini" or "large") subset of a task's training data, of `count` records; a file for each draw."""
-        return self.data / f"{safe(task)}-{safe(repeat_name(size, draw))}_train-{count}.json"
+        return self.data / f"{safe_name(task)}-{safe_name(repeat_name(size, draw))}_train-{count}.json"
 
     def question_folder(self, split: str) -> Path:
         """The questions of a split, one file per task."""
@@ -51,15 +50,15 @@ class Layout:
 
     def questions(self, task: str, split: str, count: int) -> Path:
         """The questions of a task, of `count` records."""
-        return self.question_folder(split) / f"{safe(task)}_{split}-{count}.json"
+        return self.question_folder(split) / f"{safe_name(task)}_{split}-{count}.json"
 
     def model(self, name: str) -> Path:
         """The train command's output folder."""
-        return self.root / "models" / safe(name)
+        return self.root / "models" / safe_name(name)
 
     def answer_folder(self, split: str, model: str) -> Path:
         """Where a model's answers to a split lie."""
-        return self.root / "answers" / split / safe(model)
+        return self.root / "answers" / split / safe_name(model)
 
     def answers(self, split: str, model: str, questions: Path) -> Path:
         """A model's answers to one file of questions."""
@@ -67,7 +66,7 @@ class Layout:
 
     def score(self, split: str, task: str, model: str) -> Path:
         """A model's score on a task."""
-        return self.root / "scores" / split / f"{safe(task)}_{safe(model)}.json"
+        return self.root / "scores" / split / f"{safe_name(task)}_{safe_name(model)}.json"
 
     def per_sample(self, split: str, task: str, model: str) -> Path:
         """The scores of the single questions."""
@@ -105,27 +104,27 @@ class Layout:
 
     def done(self, job: str) -> Path:
         """The marker of a finished job."""
-        return self.root / "done" / f"{safe(job)}.json"
+        return self.root / "done" / f"{safe_name(job)}.json"
 
     def steps(self, job: str) -> Path:
         """Which steps of a job are done or begun, with their keys and times."""
-        return self.engine / "steps" / f"{safe(job)}.json"
+        return self.engine / "steps" / f"{safe_name(job)}.json"
 
     def outcome(self, job: str) -> Path:
         """How a job's last start ended."""
-        return self.engine / "outcomes" / f"{safe(job)}.json"
+        return self.engine / "outcomes" / f"{safe_name(job)}.json"
 
     def progress(self, job: str) -> Path:
         """How far the command is that a job runs."""
-        return self.engine / "progress" / f"{safe(job)}.json"
+        return self.engine / "progress" / f"{safe_name(job)}.json"
 
     def lock(self, name: str) -> Path:
         """A lock file."""
-        return self.engine / "locks" / safe(name)
+        return self.engine / "locks" / safe_name(name)
 
     def log(self, job: str) -> Path:
         """What a job printed."""
-        return self.root / "logs" / f"{safe(job)}.log"
+        return self.root / "logs" / f"{safe_name(job)}.log"
 
     @property
     def report(self) -> Path:

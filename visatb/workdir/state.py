@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from filelock import FileLock, Timeout
+
 from eval.files import read_object, write_json
 from visatb.experiment.names import Split
 from visatb.workdir import outputs
@@ -64,21 +66,25 @@ class LockedError(Exception):
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold a lock file; the system lets go of it when this process ends, however it ends. Raises LockedError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    # A soft lock would outlive its process. The file stays, as others may be about to lock it.
+    lock = FileLock(path, timeout=-1 if wait else 0, mode=0o644, fallback_to_soft=False, preserve_lock_file=True)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise LockedError(path) from error
+        lock.acquire()
+    except Timeout as error:
+        raise LockedError(path) from error
+    try:
         yield
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock now."""
+    """Whether somebody holds the lock now.
+
+    Not by FileLock, which makes the file and opens it for writing: also who may only read the folder may ask.
+    """
     try:
-        handle = os.open(path, os.O_RDONLY)  # also who may not write there may ask
+        handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

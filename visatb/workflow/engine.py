@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
+from eval.answers import safe_name
 from eval.files import read_object, write_json, write_text
-from visatb.experiment.names import safe
 from visatb.experiment.read import load_experiment
 from visatb.experiment.schema import Experiment
 from visatb.workdir.layout import Layout
@@ -161,7 +161,7 @@ def _rule(layout: Layout, job: Job, names: set[str], experiment: Experiment, ind
     resources = {"gpu": count, "tasks_per_gpu": 0} if job.model is not None and isinstance(count, int) and count else {}
     return {
         "name": job.name,
-        "rule": "job_" + "".join(letter if letter.isalnum() else "_" for letter in safe(job.name)) + f"_{index}",
+        "rule": "job_" + "".join(letter if letter.isalnum() else "_" for letter in safe_name(job.name)) + f"_{index}",
         "done": _seen_from_engine(layout, layout.done(job.name)),
         "after": [_seen_from_engine(layout, layout.done(name)) for name in job.after if name in names],
         "light": job.model is None and job.name not in (CHECK, SUBSETS),
