@@ -174,8 +174,10 @@ class BoxIoU(Metric):
         details = {"num_unfit_truths": len(unfit)} if unfit else {}
         pairs = [pair or (0.0, 0.0) for pair in overlaps]
         share, mean = self.measures
-        hits, overlap = zip(*pairs, strict=True)
-        columns = [share.column(hits, details=details), mean.column(overlap, details=details)]
+        columns = [
+            share.column([hit for hit, _ in pairs], details=details),
+            mean.column([value for _, value in pairs], details=details),
+        ]
         return Scored(columns, [pair is None for pair in overlaps], _named(unfit))
 
 

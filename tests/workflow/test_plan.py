@@ -99,7 +99,7 @@ def test_file_of_unknown_size(tmp_path, capsys):
 
 
 def test_advice_about_weights(tmp_path):
-    (tmp_path / "weights.json").write_text(json.dumps({"weights": {"a": 0.4, "b": 1.6}}))
+    (tmp_path / "weights.json").write_text(json.dumps({"tasks": ["a", "b"], "weights": {"a": 0.4, "b": 1.6}}))
     plan = make_plan(load_experiment(write_experiment(tmp_path, {"a": {}, "b": {}})), tmp_path)
     assert any("a 0.400" in text and "1.6" not in text for text in plan.advice)
     (tmp_path / "weights.json").write_text(json.dumps({"weights": {"a": 0.4, "b": 1.6}, "warnings": ["a: no gain"]}))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -51,8 +51,8 @@ def _weights(run: Run) -> Rows:
     if not run.weights:
         return []
     weights = run.weights
-    scores = [weights["mean_contributions"][part] for part in ("out", "in")] + [weights["difficulties"]]
-    parts = [weights["components"][part] for part in COMPONENTS]
+    columns: list[Mapping[str, float | None]] = [weights["mean_contributions"][part] for part in ("out", "in")]
+    columns += [weights["difficulties"], *(weights["components"][part] for part in COMPONENTS)]
     unit_of = {task: unit for unit, tasks in (weights.get("groups") or {}).items() for task in tasks}
     head = ["task", "unit", "c_out", "c_in", "d", "lambda_out", "lambda_in", "lambda_d", "lambda"]
     ends = ["low", "high", "share_above_1"]
@@ -60,7 +60,7 @@ def _weights(run: Run) -> Rows:
     for task in weights["tasks"]:
         unit = unit_of.get(task, task)
         interval = weights.get("intervals", {}).get(task, {})
-        figures = [column.get(unit) for column in [*scores, *parts]]
+        figures = [column.get(unit) for column in columns]
         rows.append([task, unit, *figures, weights["weights"][task], *(interval.get(end) for end in ends)])
     return rows
 
