@@ -48,6 +48,18 @@ def read_object(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def read_if_there(path: Path, needed: Iterable[str] = ()) -> dict[str, Any] | None:
+    """A JSON object, None where there is no such file; EvaluationError where it is broken or lacks a needed name."""
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise EvaluationError(f"{path}: lacks a JSON object")
+    if missing := [name for name in needed if name not in content]:
+        raise EvaluationError(f"{path}: lacks {', '.join(missing)}")
+    return content
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file; EvaluationError where its folder cannot be written, ValueError for NaN and infinities."""
     try:
@@ -99,10 +111,11 @@ def write_records(path: Path, records: Iterable[Any], encode: Callable[[Any], by
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """A temporary file beside `path` that takes its name when the block ends well, and goes when it does not.
 
-    Its name ends in `.tmp`. The file can be read by all users. Raises OSError where the folder cannot be written.
+    Its name ends in `.tmp`. The file can be read by all users. Where not `synced`, it is whole or not there for all
+    programs, but may be lost with the machine's power. Raises OSError where the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -111,7 +124,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)  # mkstemp gives 0600, which would keep colleagues from reading results
-        move_into_place(temporary, path)
+        if synced:
+            move_into_place(temporary, path)
+        else:
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -41,6 +41,7 @@ class Weights(_Given, total=False):
     groups: dict[str, list[str]]
     intervals: dict[str, dict[str, Any]]
     draws: dict[str, int]
+    training_noise: dict[str, dict[str, Any]]
     warnings: list[str]
 
 

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from eval.files import read_object
+from eval.files import read_object, whole_file
 
 VARIABLE = "VISATB_PROGRESS"
 EVERY = 1.0  # seconds between two notes
@@ -42,11 +42,10 @@ class Progress:
             return
         here = self._done - self._first  # what an earlier start has done tells nothing of the pace
         left = (self._total - self._done) * (self._noted - self._began) / here if here else None
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        with suppress(OSError):  # whole or not at all, but not synced to the disk: that can take longer than a step
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps({"done": self._done, "total": self._total, "left": left}), encoding="utf-8")
-            os.replace(temporary, self._path)
+        text = json.dumps({"done": self._done, "total": self._total, "left": left})
+        # Syncing to the disk can take longer than a step.
+        with suppress(OSError), whole_file(self._path, synced=False) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def read_progress(path: Path) -> tuple[float | None, float | None]:

@@ -252,5 +252,5 @@ def test_a_failed_write_leaves_nothing(tmp_path, capsys, monkeypatch):
 
 def test_a_metric_whose_engine_is_missing_says_so(monkeypatch):
     monkeypatch.setitem(eval.metrics.METRICS, "judge", "eval.not_there:JudgeMetric")
-    with pytest.raises(eval.errors.EvaluationError, match=r"metric .judge.: its module \(eval\.not_there\) is not installed"):
+    with pytest.raises(eval.errors.EvaluationError, match=r"its module \(eval\.not_there\) is not installed"):
         eval.metrics.load_metric("judge")

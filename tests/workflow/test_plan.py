@@ -102,6 +102,8 @@ def test_advice_about_weights(tmp_path):
     (tmp_path / "weights.json").write_text(json.dumps({"tasks": ["a", "b"], "weights": {"a": 0.4, "b": 1.6}}))
     plan = make_plan(load_experiment(write_experiment(tmp_path, {"a": {}, "b": {}})), tmp_path)
     assert any("a 0.400" in text and "1.6" not in text for text in plan.advice)
-    (tmp_path / "weights.json").write_text(json.dumps({"weights": {"a": 0.4, "b": 1.6}, "warnings": ["a: no gain"]}))
+    (tmp_path / "weights.json").write_text(
+        json.dumps({"tasks": ["a"], "weights": {"a": 0.4}, "warnings": ["a: no gain"]})
+    )
     plan = make_plan(load_experiment(tmp_path / "experiment.yaml"), tmp_path)
     assert [text for text in plan.advice if "λ" in text or "weights" in text] == ["λ: a: no gain"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from eval.repeats import split_repeat
 from visatb.report.load import Run, is_proxy
+from visatb.workdir.contents import ModelCost
 
 
 def costs(run: Run) -> dict[str, Any] | None:
@@ -45,10 +46,11 @@ def _overhead(run: Run, proxies: Iterable[str], final: str | None) -> dict[str, 
     """Proxies against one final run, in training time and in samples (the paper's R_large + N·R_mini)."""
     if final is None:
         return {"overhead": "", "overhead_of": ""}
+    cost: Mapping[str, Mapping[str, Any]] = run.cost
     ratios = {}
     for key in ("train_seconds", "samples"):
-        whole = run.cost[final].get(key) or 0
-        parts = [run.cost[model].get(key) or 0 for model in proxies]
+        whole = cost[final].get(key) or 0
+        parts = [cost[model].get(key) or 0 for model in proxies]
         if whole and parts:
             ratios[key] = sum(parts) / whole
     shown = ratios.get("train_seconds", ratios.get("samples"))
@@ -59,7 +61,7 @@ def _overhead(run: Run, proxies: Iterable[str], final: str | None) -> dict[str, 
     return {"overhead": f"{shown:.2f}×", "overhead_of": f"{unit} of the final run {final}{samples}"}
 
 
-def _seconds(entry: dict[str, Any]) -> float:
+def _seconds(entry: ModelCost) -> float:
     return float(entry.get("train_seconds") or 0) + float(entry.get("infer_seconds") or 0)
 
 

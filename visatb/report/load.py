@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from eval.answers import in_words, safe_name
 from eval.collect import PROXIES
 from eval.errors import EvaluationError
+from eval.files import read_if_there
 from eval.repeats import repeat_name, split_repeat
 from eval.scores import SampleFile, ScoreFile, missing_identity, read_scores
 from eval.weights import Weights, read_computed
 from visatb.workdir.changes import deltas_by_run, models_of
+from visatb.workdir.contents import (
+    Grouping,
+    Matrix,
+    ModelCost,
+    RunCard,
+    read_costs,
+    read_grouping,
+    read_matrix,
+    read_run_card,
+)
 from visatb.workdir.layout import Layout
 from visatb.workdir.scores import Cell, cells_of
 from visatb.workdir.verdict import Comparison, compare, noise_of_proxies
+
+Place = TypeVar("Place")
+Content = TypeVar("Content")
 
 
 class ReportError(ValueError):
@@ -37,16 +51,16 @@ class Run:
     folder: Path
     experiment: dict[str, Any]
     experiment_text: str
-    matrix: dict[str, Any] | None
+    matrix: Matrix | None
     weights: Weights | None
     results: dict[str, Any] | None
-    cost: dict[str, dict[str, Any]]
+    cost: dict[str, ModelCost]
     subsets: dict[str, Any] | None
     scores: dict[tuple[str, str, str], list[Cell]]
     malformed: dict[tuple[str, str, str], tuple[int, int]]
-    cards: dict[str, dict[str, Any]]
+    cards: dict[str, RunCard]
     histories: dict[str, list[dict[str, Any]]]
-    grouping: dict[str, Any] | None = None
+    grouping: Grouping | None = None
     answers: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -69,9 +83,10 @@ class Run:
     def matrix_rows(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
         """The validation matrix by model: its name, and figures and standard errors by task; a row for each repeat."""
         rows = []
-        errors = (self.matrix or {}).get("stderr") or {}
+        matrix: Mapping[str, Any] = self.matrix or {}
+        errors = matrix.get("stderr") or {}
         for kind in ("base", "mini", "plus_mini", "single", "single_mini"):
-            entry, spreads = (self.matrix or {}).get(kind) or {}, errors.get(kind) or {}
+            entry, spreads = matrix.get(kind) or {}, errors.get(kind) or {}
             nested = all(isinstance(value, Mapping) for value in entry.values())
             for unit, figures in entry.items() if nested else [("", entry)]:
                 spread = spreads.get(unit, {}) if nested else spreads
@@ -135,9 +150,9 @@ def load(folder: Path) -> Run:
     text = _text(layout.experiment)
     if text is None:
         raise ReportError(f"{folder}: no experiment.yaml in it; is this the work folder of `visatb run`?")
-    matrix, weights = _object(layout.matrix, ("tasks",)), _weights(layout.weights)
+    matrix, weights = _told(read_matrix, layout), _told(_weights, layout.weights)
     results = _object(layout.results, ("tasks", "metrics", "methods"))
-    cost = _object(layout.cost) or {}
+    cost = _told(read_costs, layout)
     scores, malformed, answers = _scores(folder / "scores")
     known = {*cost, *(model for _, _, model in scores)}
     for source in (weights, results, matrix):
@@ -151,8 +166,8 @@ def load(folder: Path) -> Run:
         matrix=matrix,
         weights=weights,
         results=results,
-        cost={model: entry for model, entry in cost.items() if isinstance(entry, dict)},
-        grouping=_object(layout.grouping, ("tasks", "tree", "groups", "silhouettes", "asked")),
+        cost=cost,
+        grouping=_told(read_grouping, layout),
         subsets=_object(layout.subsets),
         scores=scores,
         malformed=malformed,
@@ -171,23 +186,16 @@ def _text(path: Path) -> str | None:
         raise ReportError(f"{path}: cannot be read ({error})") from error
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file's content, None where there is no such file; ReportError where it is broken."""
-    text = _text(path)
+def _told(read: Callable[[Place], Content], place: Place) -> Content:
+    """What a reader reads, its error as a ReportError that says what mends it."""
     try:
-        return None if text is None else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ReportError(f"{path}: not valid JSON ({error}); remove it and run the experiment again") from error
+        return read(place)
+    except EvaluationError as error:
+        raise ReportError(f"{error}; remove it and run the experiment again") from error
 
 
 def _object(path: Path, needed: Iterable[str] = ()) -> dict[str, Any] | None:
-    content = read_json(path)
-    if content is None:
-        return None
-    missing = [key for key in needed if key not in content] if isinstance(content, dict) else ["a JSON object"]
-    if missing:
-        raise ReportError(f"{path}: lacks {', '.join(missing)}; remove it and run the experiment again")
-    return dict(content)
+    return _told(partial(read_if_there, needed=needed), path)
 
 
 def _experiment(path: Path, text: str) -> dict[str, Any]:
@@ -199,10 +207,7 @@ def _experiment(path: Path, text: str) -> dict[str, Any]:
 
 
 def _weights(path: Path) -> Weights | None:
-    try:
-        return read_computed(path) if path.exists() else None
-    except EvaluationError as error:
-        raise ReportError(f"{error}; remove it and run the experiment again") from error
+    return read_computed(path) if path.exists() else None
 
 
 def _model_names(source: Mapping[str, Any]) -> set[str]:
@@ -223,10 +228,7 @@ def _scores(
     files: dict[tuple[str, str, str], ScoreFile] = {}
     samples: dict[tuple[str, str, str], SampleFile] = {}
     for path in sorted(folder.rglob("*.json")):
-        try:
-            found = read_scores(path)
-        except EvaluationError as error:
-            raise ReportError(f"{error}; remove it and run the experiment again") from error
+        found = _told(read_scores, path)
         if found is None or (missing := missing_identity(found)):
             lacks = "what a score file holds" if found is None else in_words(missing)
             raise ReportError(f"{path}: lacks {lacks}; remove it and run the experiment again")
@@ -240,15 +242,13 @@ def _scores(
     return cells, malformed, {key: dict(file.answers) for key, file in files.items() if file.answers}
 
 
-def _trainings(
-    folder: Path, names: Mapping[str, str]
-) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+def _trainings(folder: Path, names: Mapping[str, str]) -> tuple[dict[str, RunCard], dict[str, list[dict[str, Any]]]]:
     cards, histories = {}, {}
     for model in sorted(path for path in folder.glob("*") if path.is_dir()):
         if "@" in model.name and model.name not in names:
             continue  # a repeat that the experiment has no longer
         name = names.get(model.name, model.name)
-        card = _object(model / "run_card.json")
+        card = _told(read_run_card, model)
         state = _object(model / "trainer_state.json")
         if card:
             cards[name] = card

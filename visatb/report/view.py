@@ -16,6 +16,7 @@ from visatb.report.costs import costs
 from visatb.report.load import Run, is_proxy
 from visatb.report.tables import csv_links
 from visatb.workdir.conclusions import WAITING
+from visatb.workdir.contents import RunCard
 from visatb.workdir.verdict import Comparison
 from visatb.workdir.words import in_words
 from weighting_visatb import collapsed
@@ -175,7 +176,8 @@ def _notes_on_proxies(run: Run) -> list[str]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    card = next((run.cards[name] for name in ("VisATB", "EW", *run.cards) if name in run.cards), {})
+    cards = [run.cards[name] for name in ("VisATB", "EW", *run.cards) if name in run.cards]
+    card = cards[0] if cards else RunCard()
     facts = [(name, str(version)) for name, version in (card.get("versions") or {}).items() if version]
     hardware = card.get("hardware") or {}
     machine = [str(hardware[key]) for key in ("system", "machine") if hardware.get(key)]

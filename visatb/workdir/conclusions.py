@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from eval.files import read_object
 from visatb.workdir.layout import Layout
 from visatb.workdir.scores import read_cells
-from visatb.workdir.state import read_object
 from visatb.workdir.verdict import Change, Comparison, compare, noise_of_proxies
 from visatb.workdir.words import in_words
 

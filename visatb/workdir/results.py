@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import EvaluationError
-from eval.files import read_json, read_object, write_json
+from eval.files import read_json, write_json
 from eval.overall import Overall, Table, overall
 from eval.repeats import repeat_name
 from eval.scores import read_score_file
 from visatb.experiment.models import models, stl_model
 from visatb.experiment.schema import Experiment
 from visatb.workdir.conclusions import conclusions
+from visatb.workdir.contents import RunCard, read_run_card
 from visatb.workdir.layout import Layout
 from visatb.workdir.state import Steps
 from visatb.workdir.subsets import Subsets, TrainingData
@@ -199,13 +200,21 @@ def _overall(
         ) from error
 
 
+def _card(layout: Layout, model: str) -> RunCard:
+    """A model's run card, empty where it is missing or damaged: costs are for reading, no run stops for them."""
+    try:
+        return read_run_card(layout.model(model)) or {}
+    except EvaluationError:
+        return {}
+
+
 def write_cost(experiment: Experiment, layout: Layout) -> None:
     """Write `cost.json`: the seconds of each model's training and answering, and on what."""
     subsets = Subsets.read(layout) if layout.subsets.exists() else Subsets()
     cost = {}
     for model in models(experiment):
         steps = Steps(layout, model.name)
-        card = read_object(layout.model(model.name) / "run_card.json")
+        card = _card(layout, model.name)
         hardware = card.get("hardware") or {}
         data = subsets.models.get(model.name, TrainingData({}))
         asked = [subsets.questions[split].get(task) for split, tasks in model.asked.items() for task in tasks]
