@@ -30,9 +30,10 @@ MODULES = {
     "transformers_patch/weighter.py": "tests/vitw/test_weighter.py tests/vitw/test_checkpoint.py",
     "transformers_patch/loss.py": "tests/vitw/test_forward.py",
     # Without what starts processes of its own, which takes minutes: a survivor is to be tried with that by hand.
-    "transformers_patch/trainer.py": (
+    **dict.fromkeys(
+        ("transformers_patch/mixin.py", "transformers_patch/trainer.py"),
         "tests/vitw/test_exact.py tests/vitw/test_diverged.py tests/vitw/test_packed.py tests/vitw/test_weighter.py "
-        "-k 'not processes and not zero and not lora'"
+        "-k 'not processes and not zero and not lora'",
     ),
     "llava/data/template.py": "tests/data/test_template.py tests/data/test_dataset.py",
     "visatb/workflow/keys.py": "tests/workflow/test_keys.py",

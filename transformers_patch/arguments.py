@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -13,11 +15,13 @@ from transformers_patch.weighter import WEIGHTERS, Weighter
 
 
 @dataclass
-class VitwTrainingArguments(TrainingArguments):
-    """Stock arguments plus the choice of task weighting and of how the loss is computed.
+class WeightingArguments:
+    """The choice of task weighting and of how the loss is computed, to be added to a Trainer's own arguments.
+
+    `@dataclass class Config(WeightingArguments, SFTConfig)` has them all, in Python as on a command line.
 
     Raises:
-        ValueError: a value outside its choices, or a window or temperature that is not positive.
+        ValueError: a value outside its choices.
     """
 
     weight_method: str | None = field(
@@ -30,13 +34,6 @@ class VitwTrainingArguments(TrainingArguments):
     dwa_window: int = field(default=25, metadata={"help": "DWA: observations of a task per window."})
     dwa_temperature: float = field(default=2.0, metadata={"help": "DWA: softmax temperature."})
     igb_window: int = field(default=100, metadata={"help": "IGB: the base loss is taken over optimizer steps w to 2w."})
-    global_batch_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Samples of an optimizer step, where processes × accumulation × micro-batch give more than is "
-            "wanted: blanks that count nothing fill each step up (default: all of them are samples)."
-        },
-    )
     loss_impl: str = field(
         default="auto",
         metadata={
@@ -55,12 +52,58 @@ class VitwTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        if hasattr(super(), "__post_init__"):
+            super().__post_init__()  # type: ignore[misc]
         for name, choices in (("weight_method", WEIGHTERS), ("loss_impl", LOSS_IMPLS), ("loss_norm", LOSS_NORMS)):
             if name == "weight_method" and self.weight_method is None:
                 continue
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+
+    @staticmethod
+    def of(args: TrainingArguments | None) -> Any:
+        """`args` where they hold these settings; else an object with their defaults and the seed of `args`."""
+        if isinstance(args, WeightingArguments):
+            return args
+        seed = TrainingArguments.seed if args is None else args.seed
+        return SimpleNamespace(**asdict(WeightingArguments()), seed=seed)
+
+    def make_weighter(self, num_tasks: int, weights: Sequence[float] | None = None) -> Weighter:
+        """Return the weighter of `weight_method` for `num_tasks` weighting units (tasks, or groups of tasks).
+
+        Args:
+            weights: λ float[N] for VisATB; must be None for every other method.
+
+        Raises:
+            ValueError: weights without a method that takes them, or the other way round.
+        """
+        method = self.weight_method or ("EW" if weights is None else "VisATB")
+        weighter = WEIGHTERS[method]
+        if weights is None and weighter.takes_weights:
+            raise ValueError(f"weight_method {method} needs weights")
+        if weights is not None and not weighter.takes_weights:
+            raise ValueError(f"weights were given, but weight_method is {method}")
+        return weighter.from_arguments(self, num_tasks, weights)
+
+
+@dataclass
+class VitwTrainingArguments(WeightingArguments, TrainingArguments):
+    """Stock arguments plus those of weighting, and what our own Trainer adds.
+
+    Raises:
+        ValueError: a value outside its choices, or label smoothing.
+    """
+
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Samples of an optimizer step, where processes × accumulation × micro-batch give more than is "
+            "wanted: blanks that count nothing fill each step up (default: all of them are samples)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor is not part of the weighted loss: leave it at 0")
         # The Trainer's batches, their order and their padding are its own (exact last step, exact resume).
@@ -82,20 +125,3 @@ class VitwTrainingArguments(TrainingArguments):
                 f"{self.train_batch_size}: that takes gradient_accumulation_steps {needed}, "
                 f"not {self.gradient_accumulation_steps}"
             )
-
-    def make_weighter(self, num_tasks: int, weights: Sequence[float] | None = None) -> Weighter:
-        """Return the weighter of `weight_method` for `num_tasks` weighting units (tasks, or groups of tasks).
-
-        Args:
-            weights: λ float[N] for VisATB; must be None for every other method.
-
-        Raises:
-            ValueError: weights without a method that takes them, or the other way round.
-        """
-        method = self.weight_method or ("EW" if weights is None else "VisATB")
-        weighter = WEIGHTERS[method]
-        if weights is None and weighter.takes_weights:
-            raise ValueError(f"weight_method {method} needs weights")
-        if weights is not None and not weighter.takes_weights:
-            raise ValueError(f"weights were given, but weight_method is {method}")
-        return weighter.from_arguments(self, num_tasks, weights)

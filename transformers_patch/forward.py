@@ -55,7 +55,8 @@ _ENCODERS = (
 """Encoders whose language models are decoders only where `config.is_decoder` says so."""
 _EXPERT_LOSS = (
     "{} adds a loss of its own for the balance of its experts (output_router_logits), which has no task and no share "
-    "in the weighted loss: set output_router_logits to False in its configuration (text_config of a multimodal one)"
+    "in the weighted loss: set output_router_logits to False in its configuration (text_config of a multimodal one; in "
+    "TRL by router_aux_loss_coef=0.0)"
 )
 
 

@@ -1,20 +1,10 @@
-"""The Trainer that reads a task weighter.
-
-One optimizer step: its micro-batches are fetched, their valid target tokens counted per task and summed over the ranks
-(n_k), λ asked of the weighter, and the divisor Σ_k λ_k n_k is known before the first forward. Each micro-batch then
-contributes Σ λ CE over its tokens divided by that one number, so that the step's loss is Equation 2 however the batch
-is cut into micro-batches and ranks.
-
-Legend: T tasks, N weighting units (tasks, or task groups).
-"""
+"""Our own Trainer: the mix-in's loss, with data loading that counts no sample twice and checkpoints that are whole."""
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,25 +20,20 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers.trainer_utils import rotate_checkpoints
 
 from transformers_patch.arguments import VitwTrainingArguments
 from transformers_patch.checkpoint import (
-    ADVICE,
     COMPLETE,
-    WEIGHTER_FILE,
     DivergedError,
     describe_nonfinite,
     load_full_model,
     mark_complete,
 )
-from transformers_patch.forward import TokenLosses, patch_forward
-from transformers_patch.loss import target_tasks, task_loss_sums, token_counts
+from transformers_patch.mixin import VitwMixin
 from transformers_patch.preempt import Preemption, shield_worker
 from transformers_patch.sampler import EpochBatchSampler, EpochOrder, PaddedDataset, sequential, shuffled
 from transformers_patch.weighter import Weighter
-
-logger = logging.getLogger(__name__)
 
 
 class _NoGradientsOfInputs(TrainerCallback):
@@ -66,8 +51,8 @@ class _NoGradientsOfInputs(TrainerCallback):
             model.disable_input_require_grads()
 
 
-class VitwTrainer(Trainer):
-    """transformers' Trainer with the task-weighted token loss.
+class VitwTrainer(VitwMixin, Trainer):
+    """transformers' Trainer with the task-weighted token loss and the project's own data loading.
 
     Batches hold `input_ids` and `labels` int64[B, S], `vitw_task_ids` int64[B] (int64[B, S] when packed) and whatever
     else the model takes.
@@ -75,10 +60,9 @@ class VitwTrainer(Trainer):
     Args:
         task_names: names of the T tasks in the order of `vitw_task_ids`.
         weighter: the weighting method over N units.
-        task_units: int[T], the unit of each task; None means that each task is its own.
         train_order: epoch → permutation of the training samples; None shuffles them by (data_seed or seed, epoch).
-        vocab_size: head rows from here up are padding (see `patch_forward`).
         load_model: folder of a full checkpoint → model, to resume from; None is the model class's `from_pretrained`.
+        kwargs: `task_units` and `vocab_size` of the mix-in, and whatever the stock Trainer takes.
     """
 
     args: VitwTrainingArguments
@@ -90,41 +74,16 @@ class VitwTrainer(Trainer):
         *,
         task_names: Sequence[str],
         weighter: Weighter,
-        task_units: Sequence[int] | None = None,
         train_order: EpochOrder | None = None,
-        vocab_size: int | None = None,
         load_model: Callable[[str], PreTrainedModel] | None = None,
         **kwargs: Any,
     ) -> None:
-        patch_forward(model, args.loss_impl, vocab_size)
-        super().__init__(model=model, args=args, **kwargs)
-        if args.n_gpu > 1:
-            raise ValueError("several GPUs in one process (DataParallel) are not supported: launch with torchrun")
-        self.task_names = list(task_names)
-        self.task_units = np.arange(len(task_names)) if task_units is None else np.asarray(task_units)
-        if self.task_units.shape != (len(task_names),) or self.task_units.max() >= weighter.num_tasks:
-            raise ValueError(
-                f"task_units {self.task_units.tolist()} do not map the {len(task_names)} tasks to the "
-                f"{weighter.num_tasks} units of the weighter"
-            )
-        self.weighter = weighter
+        super().__init__(model, args, task_names=task_names, weighter=weighter, task_column=None, **kwargs)
         self.train_order = train_order
         self.load_model = load_model
-        # The loss is normalised over the whole step here; the stock division by accumulation steps must not follow.
-        # It does for `micro_batch`, which is just that: the mean over micro-batches.
-        self.loss_is_scaled_for_ga = args.loss_norm == "step"
         self.add_callback(_NoGradientsOfInputs())
         self.preemption = Preemption()
         self.add_callback(self.preemption)
-        self._step_weights = np.ones(weighter.num_tasks)
-        self._micro_batches_left = 0
-        self._step_losses = self._zeros(len(task_names))
-        self._step_faults = self._zeros(len(task_names))  # tokens whose loss is not finite
-        self._step_counts = np.zeros(len(task_names), dtype=np.int64)
-        self._log_losses = self._zeros(len(task_names))
-        self._log_counts = np.zeros(len(task_names), dtype=np.int64)
-        self._eval_losses = self._zeros(len(task_names))
-        self._eval_counts = self._zeros(len(task_names))
 
     # ---- data
 
@@ -181,93 +140,12 @@ class VitwTrainer(Trainer):
 
     # ---- one optimizer step
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], Tensor | None]:
-        """Fetch a step's micro-batches; return them with the divisor Σ_k λ_k n_k of the whole step, float64[].
-
-        Overridden because it is the one place where a step's micro-batches are seen before its first forward; the stock
-        method counts their tokens, whatever their tasks.
-        """
-        if 0 < self.state.max_steps <= self.state.global_step:
-            # Resumed from the last step's checkpoint within an epoch: the stock loop would take one more step.
-            self.control.should_training_stop = True
-            return [], None
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        if not batches:
-            return [], None
-        num_tasks = len(self.task_names)
-        of_batches = [token_counts(batch["labels"], batch["vitw_task_ids"], num_tasks) for batch in batches]
-        counts = torch.stack(of_batches).sum(0)
+    def _sum_over_ranks(self, counts: Tensor, device: torch.device) -> np.ndarray:
+        """Counts of tokens, and with them whether any rank was asked to stop."""
         flag = counts.new_tensor([self.preemption.requested])
-        totals = self.accelerator.reduce(torch.cat([counts, flag]).to(device), reduction="sum").cpu().numpy()
+        totals = super()._sum_over_ranks(torch.cat([counts, flag]), device)
         self.preemption.agreed = bool(totals[-1])
-        self._step_counts = totals[:-1]
-        self._step_weights, divisor = self._weigh(self._step_counts)
-        self._micro_batches_left = len(batches)
-        return batches, torch.tensor(divisor, dtype=torch.float64)
-
-    def _weigh(self, task_counts: np.ndarray) -> tuple[np.ndarray, float]:
-        """int64[T] token counts → λ float64[N] of the current step, and Σ_k λ_k n_k."""
-        counts = self._by_unit(task_counts)
-        weights = self.weighter.task_weights(self.state.global_step, counts)
-        return weights, float(weights @ counts)
-
-    def _by_unit(self, per_task: np.ndarray) -> np.ndarray:
-        return np.bincount(self.task_units, weights=per_task, minlength=self.weighter.num_tasks).astype(per_task.dtype)
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Return this micro-batch's part of the step's loss, scaled by the number of ranks (backward averages them).
-
-        Overridden because the stock loss knows no tasks.
-
-        Args:
-            num_items_in_batch: the divisor from `get_batch_samples`.
-        """
-        token_tasks = target_tasks(inputs["labels"], inputs["vitw_task_ids"])
-        outputs: TokenLosses = model(**inputs)
-        losses = outputs.token_losses
-        assert losses is not None
-        self._step_losses += self._per_task(losses.detach(), token_tasks)
-        self._step_faults += self._per_task(~losses.detach().isfinite(), token_tasks)
-        if self.args.loss_norm == "micro_batch":
-            counts = torch.bincount(token_tasks, minlength=len(self.task_names)).cpu().numpy()
-            weights, divisor = self._weigh(counts)
-            scale = 1.0
-        else:
-            weights, divisor = self._step_weights, float(num_items_in_batch or 0)
-            scale = float(self.accelerator.num_processes)
-        # No valid token, or only tasks of weight 0: a zero with a graph, so that every rank runs its backward.
-        per_task = torch.as_tensor(weights[self.task_units] * (scale / divisor if divisor else 0.0))
-        loss = (per_task.to(losses)[token_tasks] * losses).sum()
-        return (loss, outputs) if return_outputs else loss
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
-        """Forward and backward of a micro-batch; overridden to take stock after a step's last backward."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._micro_batches_left -= 1
-        if self._micro_batches_left == 0:
-            self._finish_step()
-        return loss
-
-    def _finish_step(self) -> None:
-        self._log_losses += self._step_losses
-        self._log_counts += self._step_counts
-        step = torch.stack([self._step_losses, self._step_faults])
-        sums, faults = self.accelerator.reduce(step, reduction="sum").cpu().double().numpy()
-        if bad := [name for name, fault in zip(self.task_names, faults, strict=True) if fault]:
-            raise self._diverged(f"the loss of {', '.join(bad)} is not finite")
-        if self.weighter.observes:
-            self.weighter.observe(self.state.global_step, self._by_unit(sums), self._by_unit(self._step_counts))
-        self._step_losses.zero_()
+        return totals[:-1]
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm of the step's gradient, before the optimizer's step (DeepSpeed: after); it is the same on all ranks.
@@ -288,69 +166,6 @@ class VitwTrainer(Trainer):
             return False
         scaler = getattr(self.accelerator, "scaler", None)
         return scaler is None or scaler.get_scale() >= 1
-
-    def _diverged(self, what: str) -> DivergedError:
-        return DivergedError(f"step {self.state.global_step + 1}: {what}. {ADVICE}")
-
-    def _per_task(self, losses: Tensor, token_tasks: Tensor) -> Tensor:
-        """[n] detached token losses and the tokens' tasks int64[n] → Σ CE per task [T]."""
-        return task_loss_sums(losses.to(self._step_losses.dtype), token_tasks, len(self.task_names))
-
-    def _zeros(self, size: int) -> Tensor:
-        device = self.args.device
-        return torch.zeros(size, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-
-    # ---- logging and evaluation
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add each task's mean token loss, share of tokens and current λ to the Trainer's own training log."""
-        if "loss" in logs and "learning_rate" in logs:
-            logs.update(self._task_logs())
-        super().log(logs, start_time)
-
-    def _task_logs(self) -> dict[str, float]:
-        losses = self.accelerator.reduce(self._log_losses, reduction="sum").cpu().numpy()
-        total = self._log_counts.sum()
-        logs = {}
-        for name, unit, loss, count in zip(self.task_names, self.task_units, losses, self._log_counts, strict=True):
-            if count:
-                logs[f"task_loss/{name}"] = float(loss / count)
-            logs[f"task_tokens/{name}"] = float(count / total) if total else 0.0
-            logs[f"task_weight/{name}"] = float(self._step_weights[unit])
-        self._log_losses.zero_()
-        self._log_counts = np.zeros_like(self._log_counts)
-        return logs
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Add a batch's losses to their tasks; overridden because the stock method averages over batches."""
-        inputs = self._prepare_inputs(inputs)
-        token_tasks = target_tasks(inputs["labels"], inputs["vitw_task_ids"])
-        with torch.no_grad(), self.compute_loss_context_manager():
-            losses = model(**inputs).token_losses
-        self._eval_losses += self._per_task(losses, token_tasks)
-        self._eval_counts += torch.bincount(token_tasks, minlength=len(self.task_names))
-        return losses.new_zeros(()), None, None
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate; `eval_loss` is the mean over all valid tokens, `eval_loss_TASK` over those of one task."""
-        self._eval_losses.zero_()
-        self._eval_counts.zero_()
-        output = super().evaluation_loop(*args, **{**kwargs, "prediction_loss_only": True})
-        losses = self.accelerator.reduce(self._eval_losses, reduction="sum").tolist()
-        counts = self.accelerator.reduce(self._eval_counts, reduction="sum").tolist()
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        assert output.metrics is not None
-        output.metrics[f"{prefix}_loss"] = math.fsum(losses) / max(math.fsum(counts), 1.0)
-        for name, loss, count in zip(self.task_names, losses, counts, strict=True):
-            if count:
-                output.metrics[f"{prefix}_loss_{name}"] = loss / count
-        return output
 
     # ---- checkpoints
 
@@ -373,7 +188,6 @@ class VitwTrainer(Trainer):
         fault = describe_nonfinite(folder, self.state.global_step) if self.args.should_save else None
         self._raise_together(fault)
         if self.args.should_save:
-            (folder / WEIGHTER_FILE).write_text(json.dumps(self.weighter.state_dict()))
             mark_complete(folder)
             rotate_checkpoints(
                 output_dir=str(folder.parent),
@@ -400,12 +214,6 @@ class VitwTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_full_model(target, resume_from_checkpoint, self.load_model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load the optimizer's state, and the weighter's with it: overridden because both belong to the same step."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self.weighter.load_state_dict(json.loads((Path(checkpoint) / WEIGHTER_FILE).read_text()))
 
 
 def _make_room(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The hooks of transformers' Trainer that VitwTrainer stands on, the private ones above all."""
+"""The hooks of transformers' Trainer that VitwTrainer and its mix-in stand on, the private ones above all."""
 
 import inspect
 
@@ -6,7 +6,7 @@ import pytest
 from transformers import Trainer
 
 import transformers_patch
-from transformers_patch.trainer import VitwTrainer
+from transformers_patch import VitwMixin, VitwTrainer
 
 HOOKS = {
     "get_train_dataloader": [],
@@ -18,18 +18,20 @@ HOOKS = {
     "prediction_step": ["model", "inputs", "prediction_loss_only", "ignore_keys"],
     "evaluation_loop": None,  # taken and handed on as they come
     "_run_epoch": None,
+    "_set_signature_columns_if_needed": [],
     "_get_grad_norm": ["model", "grad_norm"],
     "_save_checkpoint": ["model", "trial"],
     "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
     "_load_optimizer_and_scheduler": ["checkpoint"],
 }
 """Overridden method → its parameters."""
+OURS = {**vars(VitwMixin), **vars(VitwTrainer)}
 CALLED = ("_prepare_inputs", "_get_output_dir")
 """Private methods that are called as they are."""
 
 
 def test_these_are_all_overrides():
-    ours = {name for name, value in vars(VitwTrainer).items() if callable(value) and hasattr(Trainer, name)}
+    ours = {name for name, value in OURS.items() if callable(value) and hasattr(Trainer, name)}
     assert ours - {"__init__"} == set(HOOKS)
 
 
@@ -38,7 +40,8 @@ def test_a_hook_is_there_with_its_parameters_and_the_override_says_why(name):
     stock = [parameter for parameter in inspect.signature(getattr(Trainer, name)).parameters if parameter != "self"]
     if HOOKS[name] is not None:
         assert stock == HOOKS[name]
-    assert vars(VitwTrainer)[name].__doc__
+    for owner in (VitwMixin, VitwTrainer):
+        assert name not in vars(owner) or vars(owner)[name].__doc__
 
 
 def test_the_hooks_are_called_by_the_trainer():
@@ -48,7 +51,7 @@ def test_the_hooks_are_called_by_the_trainer():
         assert source.count(f"self.{name}(") >= 1, name
     for name in CALLED:
         assert callable(getattr(Trainer, name))
-    assert 'kwargs["epoch"]' in inspect.getsource(vars(VitwTrainer)["_run_epoch"])
+    assert 'kwargs["epoch"]' in inspect.getsource(OURS["_run_epoch"])
     assert "epoch" in inspect.signature(Trainer._run_epoch).parameters
 
 
