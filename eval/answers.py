@@ -15,6 +15,7 @@ from typing import Any
 
 from eval.errors import EvaluationError
 from eval.files import read_json
+from eval.repeats import split_repeat
 
 IDENTITY = ("task", "model", "split")
 HUMAN_ROLES = ("human", "user")
@@ -23,24 +24,15 @@ ASSISTANT_ROLES = ("gpt", "assistant")
 ANSWER_FILE_NAME = re.compile(
     r"(?P<task>.+?)(?:-plus-mini|-mini)?_(?P<split>train|val|test)(?:-[^_]+)?(?:_(?P<model>.+))?"
 )
-_REPEAT = re.compile(r"#([2-9]|[1-9][0-9]{1,3})$")
-MOST_REPEATS = 9999
-
-
-def repeat_name(model: str, repeat: int) -> str:
-    """A model's name when it is trained for the 1st, 2nd, 3rd, … time: `mini`, `mini#2`, `mini#3`, …."""
-    return model if repeat == 1 else f"{model}#{repeat}"
-
-
-def split_repeat(name: str) -> tuple[str, int]:
-    """The model and the number of its repeat: `plus_mini:A#3` is ("plus_mini:A", 3), `mini` is ("mini", 1)."""
-    match = _REPEAT.search(name)
-    return (name[: match.start()], int(match[1])) if match else (name, 1)
 
 
 def safe_name(name: str) -> str:
-    """`name` as part of a file name: ":" becomes "-", and so does what file systems or shells mind."""
-    return re.sub(r"[^\w.+-]", "-", name)
+    """`name` as part of a file name: ":" becomes "-", and so does what file systems or shells mind.
+
+    A repeat's "#" becomes "@": no other name has that on disk, so that task `A-2` and a second `A` keep apart.
+    """
+    model, repeat = split_repeat(name)
+    return re.sub(r"[^\w.+-]", "-", model) + (f"@{repeat}" if repeat > 1 else "")
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ $STAND_IN_CALLS; $STAND_IN_SECONDS makes each take that long, with progress on t
 import argparse
 import json
 import os
-import re
 import time
 from pathlib import Path
 
+from eval.answers import safe_name
 from llava.progress import Progress
 
 
@@ -108,7 +108,7 @@ def answer(words: list[str]) -> int:
             turn = record["conversations"][1]
             truth = turn["value"] if isinstance(turn["value"], str) else turn["value"][0]
             turn |= {"generative_value": truth if right else "?", "generator": arguments.model_name}
-        model = re.sub(r"[^\w.+-]", "-", arguments.model_name)
+        model = safe_name(arguments.model_name)
         name = f"{file.stem}_{model}.json"
         (arguments.answers_folder / name).write_text(json.dumps(records))
     return 0
