@@ -22,7 +22,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import is_torch_tf32_available
 
 from llava.train.values import faults
-from transformers_patch.arguments import VitwTrainingArguments
+from transformers_patch.arguments import VitwTrainingArguments, WeightingArguments
 from transformers_patch.weighter import WEIGHTERS
 
 
@@ -239,8 +239,9 @@ class _Parser(HfArgumentParser):
         raise UsageError(message)
 
     def show_common_only(self) -> None:
-        ours = {name for part in PARTS for name in part.__annotations__}
-        shown = {*ours, *VitwTrainingArguments.__annotations__, *COMMON.split(), "help", "help_all"}
+        parts = (*PARTS, VitwTrainingArguments, WeightingArguments)
+        ours = {name for part in parts for name in part.__annotations__}
+        shown = {*ours, *COMMON.split(), "help", "help_all"}
         for action in self._actions:
             if action.dest not in shown or action.const is False:  # the --no_… twin of a switch
                 action.help = argparse.SUPPRESS
