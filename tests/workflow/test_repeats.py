@@ -21,6 +21,7 @@ from visatb.workdir.layout import Layout
 from visatb.workdir.results import write_results
 from visatb.workdir.state import noted_keys
 from visatb.workdir.subsets import Subsets, write_subsets
+from visatb.workflow.engine import Options, prepare
 from visatb.workflow.estimate import make_plan
 from visatb.workflow.jobs import jobs
 from visatb.workflow.keys import compute
@@ -111,6 +112,19 @@ def test_every_visatb_run_waits_for_the_one_lambda_of_all_proxies(tmp_path):
     assert "weights" in after["VisATB#2"]
     assert "weights" not in after["EW#2"]
     assert {"EW", "EW#2", "VisATB", "VisATB#2"} <= after["results"]
+
+
+def test_jobs_of_repeats_have_names_that_engines_and_file_systems_take(tmp_path):
+    """The engine's rule names are SLURM's job names, too."""
+    layout = Layout(tmp_path / "work")
+    prepare(of(tmp_path, repeats={"proxies": 2, "finals": 2}), layout, Options(profile="somewhere"))
+    listed = json.loads(layout.jobs.read_text())["jobs"]
+    rules = [job["rule"] for job in listed]
+    assert len(set(rules)) == len(rules)
+    assert all(rule.isidentifier() for rule in rules)
+    done = {job["name"]: job["done"] for job in listed}
+    assert done["plus_mini:a#2"] == "../done/plus_mini-a@2.json"
+    assert done["VisATB#2"] == "../done/VisATB@2.json"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ weighting:
   temperature: 0.5 # lower: weights further apart; auto: the lowest that keeps them within 0.5 to 2.0
 
 methods: [EW, VisATB] # add STL for ΔI and ΔE relative to single-task learning (one more run a task)
+# repeats: {{proxies: {{mini: 3}}, finals: 3}} # train models several times, and see what chance does to λ and verdicts
 
 global_batch_size: {sizes.batch} # {sizes.why_batch}
 training: # any argument of `visatb train`
