@@ -71,6 +71,7 @@ def test_answer_and_weighting_commands_parse(prepared):
     assert parsed.task_names == ["a", "b", "c", "chat"]
     assert parsed.fixed == [("chat", 2.0)]
     assert parsed.temperature == 0.5
+    assert parsed.shrink == "none"
     assert (parsed.output, parsed.matrix_output) == (layout.weights, layout.matrix)
 
 

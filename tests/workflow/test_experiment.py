@@ -51,6 +51,7 @@ def load(folder: Path, text: str):
         ("training:", "methods: [UW]\ntraining:", 13, ["methods", "UW"]),
         ("training:", "weighting: {alpha: {out: 1}}\ntraining:", 13, ["sum to 1"]),
         ("training:", "weighting: {form: simple, difficulty: precise}\ntraining:", 13, ["simple form"]),
+        ("training:", "weighting: {shrink: auto, bootstrap: 0}\ntraining:", 13, ["weighting.shrink", "bootstrap"]),
         ("training:", "groups: auto\ntraining:", 13, ["groups", "three tasks"]),
         ("training:", "groups: sometimes\ntraining:", 13, ["groups", "auto"]),
         ("  caption:\n", "  vqa:\n", 8, ["given twice"]),

@@ -210,6 +210,13 @@ def test_the_form_changes_weights(tmp_path, name, value):
     assert before["EW train"] == changed["EW train"]
 
 
+def test_shrunken_weights_depend_on_the_draws_that_tell_their_noise(tmp_path):
+    path = experiment_file(tmp_path)
+    before = after(path, put("weighting", "shrink", value="auto"))
+    changed = after(path, put("weighting", "bootstrap", value=10))
+    assert {step for step in before if before[step] != changed[step]} == AFTER_VAL
+
+
 def test_another_method_leaves_the_others(tmp_path):
     path = experiment_file(tmp_path)
     before = steps_of(path)

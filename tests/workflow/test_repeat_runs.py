@@ -73,7 +73,6 @@ def undisturbed(tmp_path_factory):
         ("models/mini@2/progress", "job"),
         ("answers/val/mini@2/progress", "run"),
         ("models/VisATB@2/progress", "all"),
-        ("answers/test/EW@2/progress", "command"),
     ],
 )
 def test_killed_run_with_repeats_ends_with_the_same_figures(tmp_path, undisturbed, stage, victim):
