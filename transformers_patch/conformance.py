@@ -68,7 +68,8 @@ def micro_model(dtype: torch.dtype = torch.float64) -> nn.Module:
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
     )
-    return LlamaForCausalLM(config).to(dtype)
+    model: nn.Module = LlamaForCausalLM(config)
+    return model.to(dtype)
 
 
 def samples() -> Dataset:
@@ -201,9 +202,7 @@ def trl_mixin(
     return Weighted(model, args, train_dataset=dataset, weighter=weights, processing_class=_tokenizer())
 
 
-def trl_stock(
-    model: nn.Module, dataset: Dataset, weights: Mapping[str, float] | None, options: dict[str, Any]
-) -> Trainer:
+def trl_stock(model: Any, dataset: Dataset, weights: Mapping[str, float] | None, options: dict[str, Any]) -> Trainer:
     """TRL's SFTTrainer."""
     from trl import SFTConfig, SFTTrainer
 
