@@ -52,7 +52,7 @@ def test_run_on_slurm(tmp_path, slurm):
     assert len(jobs) == 6  # and the data's two; what is light runs where the run runs
     for words in models:
         assert words[words.index("-t") + 1] == "1440"
-        assert "--cpus-per-task=16" in words
+        assert {"--cpus-per-task=64", "--signal=TERM@1800"} <= set(words)
         assert "--requeue" in words
         assert words[words.index("-p") + 1] == "gpu"
         assert not any(word.startswith("--ntasks-per-gpu") for word in words)
