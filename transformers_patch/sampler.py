@@ -17,7 +17,10 @@ from torch.utils.data import Dataset, Sampler
 from transformers_patch.loss import IGNORE_INDEX
 
 EpochOrder = Callable[[int], npt.NDArray[np.int64]]
-"""epoch → int64[number of samples], a permutation that is pure in the epoch (and so the same on every rank)."""
+"""epoch → int64[number of samples], their order, pure in the epoch (and so the same on every rank).
+
+All but `WeightedOrder` give a permutation.
+"""
 
 
 def shuffled(num_samples: int, seed: int) -> EpochOrder:
@@ -28,6 +31,85 @@ def shuffled(num_samples: int, seed: int) -> EpochOrder:
 def sequential(num_samples: int) -> EpochOrder:
     """Return the order of the data itself, for evaluation."""
     return lambda epoch: np.arange(num_samples)
+
+
+class WeightedOrder:
+    """λ as a sampling ratio: samples are drawn, and the plain mean over a step's tokens has the weighted gradient.
+
+    Legend: n samples, G of them in an optimizer step; sample i has T_i valid target tokens, g_i is the gradient of its
+    summed token losses, and λ_i the weight of its task. Over all data, Equation 2 has the gradient
+
+        g* = Σ_i λ_i g_i / Σ_i λ_i T_i
+
+    A step of drawn samples b without weights has Σ_b g / Σ_b T, whose divisor is the step's own count of tokens. Drawn
+    by p_i = λ_i / Σ λ, both sums are right in expectation, but their ratio only where G is large. Therefore one sample
+    of each step is drawn by q_i = λ_i T_i / Σ λ T (Lahiri 1951, Midzuno 1952). A step b then has the probability
+    P(b) · Σ_b T / (G μ), where P is that of drawing by p alone and μ = Σ p_i T_i. The divisor cancels:
+
+        E[Σ_b g / Σ_b T] = Σ_b P(b) Σ_b g / (G μ) = Σ_i p_i g_i / μ = g*
+
+    This is exact for every G. The other G - 1 samples draw their tasks independently. Within a task they go through its
+    samples in random order, each once, before any comes again; the step's first sample is passed over, as drawing
+    without replacement needs it. Only a step in which such a pass ends is off, by the order of 1 / samples of the task.
+    All of it holds in expectation over the seeds: the tokens of one step or epoch are as the draws have them.
+
+    Args:
+        weights: λ float[K] of the tasks.
+        task_ids: int[n], the task of each sample in 0 … K-1.
+        tokens: int[n], the valid target tokens of each sample.
+        step_size: G; an epoch's last step has what is left.
+        seed: of the draws, with the epoch.
+
+    Raises:
+        ValueError: weights or counts that cannot be, or nothing left to draw.
+    """
+
+    def __init__(
+        self, weights: npt.ArrayLike, task_ids: npt.ArrayLike, tokens: npt.ArrayLike, step_size: int, seed: int
+    ) -> None:
+        given = np.asarray(weights, dtype=np.float64)
+        self.task_ids = np.asarray(task_ids, dtype=np.int64)
+        counts = np.asarray(tokens, dtype=np.int64)
+        if self.task_ids.shape != counts.shape:
+            raise ValueError(f"{self.task_ids.size} task ids, but {counts.size} counts of tokens")
+        if not np.isfinite(given).all() or (given < 0).any() or (counts < 0).any():
+            raise ValueError("weights must be finite, and neither they nor counts of tokens negative")
+        if step_size < 1:
+            raise ValueError(f"step_size must be at least 1, got {step_size}")
+        of_samples = given[self.task_ids]
+        if not (of_samples * counts).any():
+            raise ValueError("no sample with a weight above 0 has tokens to learn: nothing is left to draw")
+        self.by_weight = of_samples / of_samples.sum()
+        """p float64[n]: the probability of a sample at all places of a step but the first."""
+        self.by_tokens = of_samples * counts / (of_samples * counts).sum()
+        """q float64[n]: the probability of a sample at the first place."""
+        self.step_size = step_size
+        self.seed = seed
+
+    def __call__(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The samples int64[n] of an epoch, G by G: as many as there are, some several times and others not at all."""
+        random = np.random.default_rng([self.seed, epoch])
+        size = len(self.task_ids)
+        order = np.empty(size, dtype=np.int64)
+        firsts = random.choice(size, -(-size // self.step_size), p=self.by_tokens)
+        shares = np.bincount(self.task_ids, weights=self.by_weight)
+        tasks = random.choice(len(shares), size, p=shares / shares.sum())
+        passes = [_passes(np.flatnonzero(self.task_ids == task), random) for task in range(len(shares))]
+        for place, task in enumerate(tasks.tolist()):
+            first = firsts[place // self.step_size]
+            if place % self.step_size == 0:
+                order[place] = first
+                continue
+            order[place] = next(passes[task])
+            if order[place] == first:
+                order[place] = next(passes[task])
+        return order
+
+
+def _passes(samples: npt.NDArray[np.int64], random: np.random.Generator) -> Iterator[int]:
+    """The samples in random order, then once more in another one, and so on."""
+    while True:
+        yield from random.permutation(samples).tolist()
 
 
 class PaddedDataset(Dataset[dict[str, Any]]):

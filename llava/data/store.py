@@ -129,6 +129,16 @@ class SampleStore:
         parts = [np.diff(batch.column("image_tokens").offsets.to_numpy()) > 0 for batch in self._batches]
         return np.concatenate([np.empty(0, np.bool_), *parts])
 
+    def target_tokens(self) -> NDArray[np.int64]:
+        """int64[n]: the tokens of a sample that count in its loss; the first of its tokens is nobody's target."""
+        parts = [np.empty(0, np.int64)]
+        for columns in self._lists:
+            offsets, runs = columns["target_runs"]
+            bounds = runs[offsets[0] : offsets[-1]].reshape(-1, 2).astype(np.int64)
+            until = np.concatenate([[0], np.cumsum(bounds[:, 1] - np.maximum(bounds[:, 0], 1))])
+            parts.append(np.diff(until[(offsets - offsets[0]) // 2]))
+        return np.concatenate(parts)
+
     def images(self) -> Iterator[tuple[list[str], NDArray[np.int64]]]:
         """The image paths of the data set and the files' stamps (`int64[paths, 2]`), batch by batch."""
         for batch in self._batches:

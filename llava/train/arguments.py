@@ -131,6 +131,12 @@ class DataArguments:
         default_factory=list,
         metadata={"help": "Task weights: numbers in the order of --task_names, or a weights file."},
     )
+    apply_weights: str = _arg(
+        "loss",
+        "How given weights are applied: in the loss (Equation 2), or as sampling ratios of a loss without weights, "
+        "with the same expected gradient.",
+        choices=["loss", "sampling"],
+    )
 
     def __post_init__(self) -> None:
         if not self.data_path:
@@ -316,5 +322,16 @@ def check_together(model: ModelArguments, data: DataArguments, training: Trainin
     learns = model.lora_enable or model.unfreeze_mm_vision_tower
     if model.freeze_backbone and model.freeze_mm_mlp_adapter and not learns:
         raise UsageError("nothing is left to train: --freeze_backbone and --freeze_mm_mlp_adapter freeze everything")
+    if data.apply_weights == "sampling":
+        _check_sampling(data, training)
     if model.bits != 16 and is_deepspeed_zero3_enabled():
         raise UsageError("quantised weights cannot be partitioned: use zero2.json with --bits 4 or 8")
+
+
+def _check_sampling(data: DataArguments, training: TrainingArguments) -> None:
+    if not data.visatb_weights:
+        raise UsageError("--apply_weights sampling needs --visatb_weights: there is nothing to sample by")
+    if training.group_by_modality_length:
+        raise UsageError("--apply_weights sampling draws the samples itself: not with --group_by_modality_length True")
+    if training.loss_norm != "step":
+        raise UsageError("--apply_weights sampling is right for the mean over a whole step: not with --loss_norm")

@@ -45,6 +45,8 @@ def run_settings(
     if data.file_tasks:  # in the order of the data files, wherever these lie
         given = read_mapping(data.file_tasks, "--file_tasks")
         settings["file_tasks"] = [given.get(path, given.get(Path(path).name)) for path in data.data_path]
+    if data.apply_weights == "loss":  # as it always was: runs of earlier versions are the same runs
+        del settings["apply_weights"]
     settings["tasks"] = dataclasses.asdict(tasks)
     settings["data_sha256"] = [file["sha256"] for file in data_files]
     if training.deepspeed:  # a partitioned optimizer goes on only with the same partition

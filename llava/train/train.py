@@ -59,6 +59,8 @@ from transformers_patch.checkpoint import (
     last_complete_checkpoint,
 )
 from transformers_patch.preempt import EXIT_CODE
+from transformers_patch.sampler import EpochOrder, WeightedOrder
+from transformers_patch.weighter import EqualWeighting
 
 logger = logging.getLogger("llava.train")
 
@@ -254,18 +256,16 @@ def make_trainer(
         wrapped = add_lora(net, source.family, model, base_name, one_dtype=training.deepspeed is not None)
     if not training.deepspeed:
         keep_masters(wrapped)
-    order = None
-    if training.group_by_modality_length:
-        batch = training.samples_per_step
-        order = ModalityLengthOrder(train_set.lengths, train_set.has_image, batch, training.seed)
+    sampled = data.apply_weights == "sampling"
+    units = len(tasks.unit_names)
     return LlavaTrainer(
         wrapped,
         training,
         family=source.family,
         task_names=tasks.names,
-        weighter=training.make_weighter(len(tasks.unit_names), tasks.weights),
+        weighter=EqualWeighting(units) if sampled else training.make_weighter(units, tasks.weights),
         task_units=tasks.units,
-        train_order=order,
+        train_order=train_order(data, training, tasks, train_set),
         vocab_size=source.family.real_vocab_size(net.config),
         load_model=lambda path: source.family.load_model(path, dtype=dtype),
         train_dataset=train_set,
@@ -275,6 +275,21 @@ def make_trainer(
         ),
         processing_class=source.processor,
     )
+
+
+def train_order(
+    data: DataArguments, training: TrainingArguments, tasks: TaskTable, train_set: InstructionDataset
+) -> EpochOrder | None:
+    """The order of each epoch's samples that the arguments ask for, None for the Trainer's own."""
+    batch = training.samples_per_step
+    if data.apply_weights == "sampling":
+        given = tasks.task_weights() or {}
+        weights = [given[name] for name in train_set.task_names]
+        seed = training.seed if training.data_seed is None else training.data_seed
+        return WeightedOrder(weights, train_set.task_ids, train_set.store.target_tokens(), batch, seed)
+    if training.group_by_modality_length:
+        return ModalityLengthOrder(train_set.lengths, train_set.has_image, batch, training.seed)
+    return None
 
 
 def save(trainer: LlavaTrainer, source: Source, model: ModelArguments) -> None:

@@ -58,6 +58,8 @@ def test_samples_are_the_encoded_records(tmp_path, family, request):
     dataset = InstructionDataset(index(tmp_path, records, processor), tmp_path / "images", processor)
     assert dataset.task_names == ["vqa", "caption", "chat"]
     assert dataset.task_ids.tolist() == [0, 2, 1]
+    counted = [int((dataset[i]["labels"][1:] != IGNORE_INDEX).sum()) for i in range(3)]
+    assert dataset.store.target_tokens().tolist() == counted
     assert dataset.has_image.tolist() == [True, False, True]
     sizes = {"a.png": (20, 30), "sub/b.jpg": (60, 40)}
     for item, content, length in zip(dataset, records, dataset.lengths, strict=True):

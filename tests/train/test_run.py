@@ -377,3 +377,21 @@ def test_a_crash_while_saving_loses_nothing(train, tmp_path, monkeypatch):
     assert not changed_parts(weights(tmp_path / "straight"), weights(folder))
     assert read_json(folder / "run_card.json")["steps"] == 2
     assert not [path.name for path in folder.iterdir() if path.name.startswith((".", "checkpoint"))]
+
+
+def test_weights_as_sampling_ratios(train, bench, tmp_path, capsys):
+    """The card says so, the same command goes on; the counts that the draws take are those of the labels."""
+    names = {"task_names": " ".join(ACADEMIC), "visatb_weights": " ".join(["0.5", "1.5"] * 4)}
+    assert train("loss", **names) == 0
+    assert train("drawn", **names, apply_weights="sampling") == 0
+    card = read_json(tmp_path / "drawn" / "run_card.json")
+    assert card["arguments"]["apply_weights"] == card["settings"]["apply_weights"] == "sampling"
+    assert card["weights"] == dict(zip(ACADEMIC, [0.5, 1.5] * 4, strict=True))
+    assert "apply_weights" not in read_json(tmp_path / "loss" / "run_card.json")["settings"]
+    assert changed_parts(*(weights(tmp_path / name) for name in ("loss", "drawn")))
+    log = read_json(tmp_path / "drawn" / "trainer_state.json")["log_history"]
+    assert {entry[f"task_weight/{ACADEMIC[0]}"] for entry in log if "task_weight/VQAv2" in entry} == {1.0}
+    assert train("other", apply_weights="sampling") == 2
+    assert "needs --visatb_weights" in capsys.readouterr().err
+    assert train("other", **names, apply_weights="sampling", group_by_modality_length=True) == 2
+    assert "not with --group_by_modality_length" in capsys.readouterr().err

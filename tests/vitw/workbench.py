@@ -28,6 +28,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from transformers_patch.arguments import VitwTrainingArguments
 from transformers_patch.checkpoint import DivergedError, last_complete_checkpoint
+from transformers_patch.sampler import WeightedOrder
 from transformers_patch.trainer import VitwTrainer
 
 TASKS = ["caption", "region", "vqa", "chart", "chat"]
@@ -114,12 +115,19 @@ def lora(model: LlavaForConditionalGeneration) -> torch.nn.Module:
     return get_peft_model(model, config)
 
 
+def drawn_order(samples: Samples, step_size: int) -> WeightedOrder:
+    """Samples drawn by GIVEN."""
+    tokens = [int((sample["labels"][1:] != -100).sum()) for sample in samples]
+    return WeightedOrder(GIVEN, [sample["vitw_task_ids"] for sample in samples], tokens, step_size, seed=3)
+
+
 def trainer(output_dir: str | Path, method: str = "EW", **options: Any) -> VitwTrainer:
-    """Return a trainer of `options` (`samples`, `lora`, `float32`, and any training argument)."""
+    """Return a trainer of `options` (`samples`, `lora`, `float32`, `sampled` by GIVEN, and any training argument)."""
     global DTYPE
     DTYPE = torch.float32 if options.pop("float32", False) else torch.float64
     num_samples, use_lora = options.pop("samples", 128), options.pop("lora", False)
     units, poison = options.pop("task_units", None), options.pop("poison", None)
+    sampled = options.pop("sampled", False)
     arguments: dict[str, Any] = {
         "output_dir": str(output_dir),
         "weight_method": method,
@@ -141,13 +149,15 @@ def trainer(output_dir: str | Path, method: str = "EW", **options: Any) -> VitwT
     num_units = len(TASKS) if units is None else max(units) + 1
     weights = GIVEN[:num_units] if method == "VisATB" else None
     transformers.logging.set_verbosity_error()
+    train_set = Samples(num_samples, DTYPE, poison=poison)
     engine = VitwTrainer(
         lora(model) if use_lora else model,
         args,
         task_names=TASKS,
         weighter=args.make_weighter(num_units, weights),
         task_units=units,
-        train_dataset=Samples(num_samples, DTYPE, poison=poison),
+        train_dataset=train_set,
+        train_order=drawn_order(train_set, args.samples_per_step) if sampled else None,
         eval_dataset=Samples(13, DTYPE, seed=2),
         data_collator=collate,
     )

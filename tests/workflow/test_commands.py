@@ -56,6 +56,20 @@ def test_train_commands_parse_and_say_what_is_meant(prepared):
             assert str(experiment.tasks["c"].train[0]) in data.data_path  # the whole is the user's own file
 
 
+def test_only_the_model_of_visatb_is_told_to_sample(prepared):
+    experiment, layout, subsets = prepared
+    sampling = experiment.model_copy(
+        update={"weighting": experiment.weighting.model_copy(update={"apply": "sampling"})}
+    )
+    for model in models(experiment):
+        plain, drawn = (train_arguments(e, layout, model, subsets, Launch()) for e in (experiment, sampling))
+        if model.name == "VisATB":
+            assert parse_arguments(drawn)[1].apply_weights == "sampling"
+            assert [word for word in drawn if word not in plain] == ["--apply_weights", "sampling"]
+        else:
+            assert drawn == plain
+
+
 def test_answer_and_weighting_commands_parse(prepared):
     import inference_visatb
     import weighting_visatb

@@ -52,6 +52,13 @@ def load(folder: Path, text: str):
         ("training:", "weighting: {alpha: {out: 1}}\ntraining:", 13, ["sum to 1"]),
         ("training:", "weighting: {form: simple, difficulty: precise}\ntraining:", 13, ["simple form"]),
         ("training:", "weighting: {shrink: auto, bootstrap: 0}\ntraining:", 13, ["weighting.shrink", "bootstrap"]),
+        ("training:", "weighting: {apply: sampling}\nmethods: [EW]\ntraining:", 13, ["apply", "not among the methods"]),
+        (
+            "training:",
+            "weighting: {apply: sampling}\ntraining:\n  group_by_modality_length: true",
+            13,
+            ["weighting.apply", "leave group_by_modality_length out"],
+        ),
         ("training:", "groups: auto\ntraining:", 13, ["groups", "three tasks"]),
         ("training:", "groups: sometimes\ntraining:", 13, ["groups", "auto"]),
         ("  caption:\n", "  vqa:\n", 8, ["given twice"]),

@@ -107,3 +107,10 @@ def test_advice_about_weights(tmp_path):
     )
     plan = make_plan(load_experiment(tmp_path / "experiment.yaml"), tmp_path)
     assert [text for text in plan.advice if "λ" in text or "weights" in text] == ["λ: a: no gain"]
+
+
+def test_sampling_is_said(tmp_path):
+    settings = {"weighting": {"apply": "sampling"}, "subsets": {"mini": 0.5}}
+    assert "sampling ratios" in "".join(
+        make_plan(load_experiment(write_experiment(tmp_path, {"a": {}, "b": {}}, **settings))).notes
+    )

@@ -31,7 +31,7 @@ from visatb.experiment.schema import (
     Task,
     Weighting,
 )
-from visatb.experiment.training import TRAINING_DEFAULTS
+from visatb.experiment.training import TRAINING_DEFAULTS, training_arguments
 from visatb.experiment.yaml_lines import Document, ExperimentError, Place, read
 
 # What the workflow itself gives to the train command.
@@ -44,6 +44,7 @@ OWN_ARGUMENTS = {
     "task_groups": "group, at a task",
     "visatb_weights": "weighting",
     "weight_method": "methods",
+    "apply_weights": "weighting.apply",
     "image_folder": "image_folder",
     "model_name_or_path": "model",
     "vision_tower": "model.vision_tower",
@@ -152,11 +153,25 @@ def _problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
         yield ("weighting", "difficulty"), "the simple form has precise difficulties in itself: leave it out"
     if experiment.weighting.shrink == "auto" and not experiment.weighting.bootstrap:
         yield ("weighting", "shrink"), "auto needs draws that tell the noise: leave weighting.bootstrap above 0"
+    if experiment.weighting.apply == "sampling":
+        yield from _sampling_problems(experiment)
     yield from _grouping_problems(experiment)
     yield from _repeat_problems(experiment)
     repeated = [name for name, count in Counter(experiment.methods).items() if count > 1]
     if repeated:
         yield ("methods",), f"{', '.join(repeated)} named more than once"
+
+
+def _sampling_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
+    """What the train command would refuse for VisATB's model, after all proxies."""
+    place: Place = ("weighting", "apply")
+    if "VisATB" not in experiment.methods:
+        yield place, "sampling concerns the model of VisATB, which is not among the methods: leave it out"
+    finals = {name: str(value).lower() for name, value in training_arguments(experiment, "finals").items()}
+    if finals.get("group_by_modality_length", "false") not in ("false", "0", "no"):
+        yield place, "sampling draws the samples itself: leave group_by_modality_length out of the final runs' training"
+    if finals.get("loss_norm", "step") != "step":
+        yield place, "sampling is right for the mean over a whole step: leave loss_norm out of the final runs' training"
 
 
 def _grouping_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:

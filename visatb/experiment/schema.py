@@ -122,7 +122,7 @@ class Alpha(_Part):
 
 
 class Weighting(_Part):
-    """How λ is computed from the validation matrix; the arguments of weighting_visatb.py."""
+    """How λ is computed from the validation matrix, the arguments of weighting_visatb.py; and how VisATB applies it."""
 
     form: Literal["standard", "simple"] = "standard"
     difficulty: Literal["real", "precise"] = "real"
@@ -131,6 +131,7 @@ class Weighting(_Part):
     on_degenerate: Literal["error", "drop", "clip"] = "error"
     bootstrap: int = Field(default=1000, ge=0)
     shrink: Literal["none", "auto"] = "none"
+    apply: Literal["loss", "sampling"] = "loss"
 
 
 class Generation(_Part):

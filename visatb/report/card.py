@@ -53,8 +53,20 @@ def _what(run: Run, final: str | None) -> str:
     return (
         f"A multimodal model fine-tuned on {len(run.tasks)} tasks with {weighting.get(final, f'the method {final}')}: "
         f"{card.get('steps', '?')} optimizer steps of {card.get('global_batch_size', '?')} samples, "
-        f"{card.get('samples', '?')} samples in all. Every valid token's loss is multiplied by its task's weight and "
-        "the sum divided by the sum of the weights of the whole optimizer step."
+        f"{card.get('samples', '?')} samples in all. {_applied(card)}"
+    )
+
+
+def _applied(card: Mapping[str, Any]) -> str:
+    arguments = card.get("arguments")
+    if isinstance(arguments, Mapping) and arguments.get("apply_weights") == "sampling":
+        return (
+            "Samples are drawn in proportion to their task's weight, one of each optimizer step also to its tokens. "
+            "The loss is the plain mean over the step's valid tokens; its expected gradient is the weighted loss's."
+        )
+    return (
+        "Every valid token's loss is multiplied by its task's weight and the sum divided by the sum of the weights of "
+        "the whole optimizer step."
     )
 
 

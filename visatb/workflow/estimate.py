@@ -96,6 +96,8 @@ def make_plan(experiment: Experiment, workdir: Path | None = None) -> Plan:
     machine = _machine(experiment, size)
     planned = [_plan_model(experiment, model, found, size, machine, speed) for model in models(experiment)]
     notes = list(_repeat_notes(experiment))
+    if experiment.weighting.apply == "sampling":
+        notes.append("VisATB's model is trained with λ as sampling ratios: an epoch draws some samples several times")
     if grouping:
         notes.append(
             f"groups: {grouping}: found by the mini model; planned as if every task were its own, the most it costs"

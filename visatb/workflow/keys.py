@@ -154,6 +154,8 @@ class _Maker:
             content["steps"] = [self._part(task, "whole") for task in experiment.tasks] + [self._arguments("finals")]
         if model.method == "VisATB":
             content["weights"] = digest(self._lambda())
+            if experiment.weighting.apply != "loss":
+                content["apply"] = experiment.weighting.apply
         train = Step("train", digest(content))
         steps = [train]
         if model.represents:
@@ -186,7 +188,7 @@ class _Maker:
             for step in self.made[model.name]
             if (step.kind, step.split) == ("score", "val")
         }
-        weighting = experiment.weighting.model_dump()
+        weighting = without(experiment.weighting.model_dump(), "apply")
         if experiment.weighting.shrink == "none":  # else λ itself depends on the draws
             weighting = without(weighting, "bootstrap", "shrink")
         return [scores, weighting, experiment.groups, experiment.fixed]

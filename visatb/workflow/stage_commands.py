@@ -96,6 +96,8 @@ def train_arguments(
     if job.stage == "finals" and experiment.groups:
         words += ["--task_groups", json.dumps(experiment.groups)]
     words += ["--visatb_weights", str(layout.weights)] if job.method == "VisATB" else ["--weight_method", job.method]
+    if job.method == "VisATB" and experiment.weighting.apply != "loss":
+        words += ["--apply_weights", experiment.weighting.apply]
     for name, value in arguments.items():
         words += [f"--{name}", *_words(value)]
     return words
