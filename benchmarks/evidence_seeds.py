@@ -14,8 +14,8 @@ import yaml
 
 from eval.collect import collect
 from eval.files import read_json
-from visatb.workdir.changes import models_of, runs_of
 from visatb.workdir.layout import Layout
+from visatb.workdir.results_file import Results
 from visatb.workdir.scores import Cell, read_cells
 from visatb.workdir.verdict import Comparison, compare
 from weighting_visatb import build_problem, weigh
@@ -33,8 +33,10 @@ class Seed:
     layout: Layout
 
     @cached_property
-    def results(self) -> dict[str, Any]:
-        return dict(read_json(self.layout.results))
+    def results(self) -> Results:
+        if (found := Results.read(self.layout)) is None:
+            raise ValueError(f"{self.layout.root}: lacks its results")
+        return found
 
     @cached_property
     def measured(self) -> tuple[dict[str, Any], Samples]:
@@ -170,25 +172,26 @@ def comparisons(seeds: Sequence[Seed], same_questions: bool = True) -> list[Comp
 
     Where seeds have other questions (`same_questions` false), these are part of what differs from seed to seed.
     """
-    tasks = list(seeds[0].results["tasks"])
-    methods = [name for name in seeds[0].results["methods"] if all(name in seed.results["methods"] for seed in seeds)]
-    runs = {
-        method: {task: [runs_of(seed.results, method, task)[0] for seed in seeds] for task in tasks}
-        for method in methods
-    }
-    content = {
-        **{key: seeds[0].results[key] for key in ("baseline", "metrics")},
-        "tasks": tasks,
-        "methods": {m: {t: np.mean(of, axis=0).tolist() for t, of in row.items()} for m, row in runs.items()},
-        "runs": runs,
-        "repeats": dict.fromkeys(methods, len(seeds)),
-        "stl_runs": {task: [f"STL#{place}" for place in range(1, len(seeds) + 1)] for task in tasks},
-        **{key: dict.fromkeys(methods, 0.0) for key in ("delta_i", "delta_e")},  # known; compare computes them
-    }
+    first = seeds[0].results
+    methods = [name for name in first.methods if all(name in seed.results.methods for seed in seeds)]
+    runs = {m: {task: [seed.results.runs_of(m, task)[0] for seed in seeds] for task in first.tasks} for m in methods}
+    known = dict.fromkeys(methods, 0.0)  # that there are ΔI and ΔE; compare computes them
+    results = Results(
+        baseline=first.baseline,
+        tasks=first.tasks,
+        metrics=first.metrics,
+        methods={m: {t: np.mean(of, axis=0).tolist() for t, of in row.items()} for m, row in runs.items()},
+        runs=runs,
+        repeats=dict.fromkeys(methods, len(seeds)),
+        stl_runs={task: [f"STL#{number}" for number in range(1, len(seeds) + 1)] for task in first.tasks},
+        delta_i=known,
+        delta_e=known,
+        delta_tasks=first.tasks,
+    )
 
     def cells(task: str, model: str) -> list[Cell]:
         method, _, number = model.partition("#")
         seed = seeds[int(number or 1) - 1]
-        return read_cells(seed.layout, task, models_of(seed.results, method, task)[0]) if same_questions else []
+        return read_cells(seed.layout, task, seed.results.models_of(method, task)[0]) if same_questions else []
 
-    return compare(content, cells)
+    return compare(results, cells)

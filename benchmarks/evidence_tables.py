@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from benchmarks.evidence_seeds import Seed, comparisons, coverage, find
 from benchmarks.record import RESULTS, machine
 from eval.files import read_json
 from visatb.report.figures import METHOD_COLOURS, STYLE
-from visatb.workdir.changes import deltas_by_run, task_changes_by_run
+from visatb.workdir.results_file import Results
 from visatb.workdir.verdict import Comparison
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -93,8 +94,8 @@ def sentences(tiny: Mapping[str, Any]) -> str:
 
 
 def _world(world: str, seeds: Sequence[Seed], found: Mapping[str, Sequence[Seed]]) -> dict[str, Any]:
-    baseline = str(seeds[0].results["baseline"])
-    methods = {name: _by_seed([seed.results for seed in seeds], name) for name in seeds[0].results["methods"]}
+    baseline = seeds[0].results.baseline
+    methods = {name: _by_seed([seed.results for seed in seeds], name) for name in seeds[0].results.methods}
     for other, (place, names) in JOINED.items():
         if place == world and other in found:
             methods |= {new: _beside(seeds, found[other], old) for old, new in names.items()}
@@ -111,15 +112,14 @@ def _world(world: str, seeds: Sequence[Seed], found: Mapping[str, Sequence[Seed]
     }
 
 
-def _by_seed(results: Iterable[Mapping[str, Any]], method: str) -> dict[str, Any]:
+def _by_seed(results: Sequence[Results], method: str) -> dict[str, Any]:
     """ΔI, ΔE and I_i of a method in each seed's first run, None where a figure is missing."""
-    rows = list(results)
-    deltas = [deltas_by_run(row, method) for row in rows]
-    changes = [task_changes_by_run(row, method) for row in rows]
+    deltas = [of_seed.deltas_by_run(method) for of_seed in results]
+    changes = [of_seed.changes_by_run(method) for of_seed in results]
     return {
         "delta_i": [gains[0] if gains else None for gains, _ in deltas],
         "delta_e": [errors[0] if errors else None for _, errors in deltas],
-        "tasks": {task: [of.get(task, [None])[0] for of in changes] for task in rows[0]["tasks"]},
+        "tasks": {task: [of.get(task, [None])[0] for of in changes] for task in results[0].tasks},
     }
 
 
@@ -128,11 +128,10 @@ def _beside(seeds: Sequence[Seed], others: Sequence[Seed], method: str) -> dict[
     there = {other.number: other.results for other in others}
     rows = []
     for seed in seeds:
-        mine = there.get(seed.number, {"methods": {}})
-        both = dict(seed.results)
-        both["methods"] = {**seed.results["methods"], "other": mine["methods"].get(method)}
-        both["runs"] = {**seed.results.get("runs", {}), "other": (mine.get("runs") or {}).get(method)}
-        rows.append(both)
+        mine = there.get(seed.number)
+        methods = {**seed.results.methods, "other": mine.methods.get(method, {}) if mine else {}}
+        runs = {**seed.results.runs, "other": mine.runs.get(method, {}) if mine else {}}
+        rows.append(replace(seed.results, methods=methods, runs=runs))
     return _by_seed(rows, "other")
 
 

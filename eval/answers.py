@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from eval.errors import EvaluationError
 from eval.files import read_json
@@ -46,7 +46,18 @@ class Sample:
     record: dict[str, Any]
 
 
-def count_answers(samples: Sequence[Sample]) -> dict[str, Any]:
+class AnswerCounts(TypedDict):
+    """What a score file says of its answers (`count_answers`)."""
+
+    questions: int
+    empty: int
+    distinct: int
+    most_common: int
+    same_truth: int
+    text: str
+
+
+def count_answers(samples: Sequence[Sample]) -> AnswerCounts:
     """How many answers are empty, distinct and equal to the most common one, `text`; a collapsed model shows here.
 
     `same_truth` is on how many questions that answer is a truth. Case, blanks and a full stop at the end do not count.

@@ -12,7 +12,7 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,16 +69,37 @@ def overall(table: Table, baseline: str) -> dict[str, Overall]:
     return {method: _compare(method, figures, base, table) for method, figures in table.methods.items()}
 
 
+def improvement(figures: Sequence[Any], base: Sequence[Any], signs: Sequence[int]) -> Any:
+    """I_i of Eq. 9 in percent, for one task: the mean of its metrics' relative changes against the baseline.
+
+    `signs`: 1 for each metric where higher is better, else −1. A figure is a number, or an array of any shape that
+    broadcasts with the others; so is the result.
+    """
+    parts = [sign * (figure - below) / below for figure, below, sign in zip(figures, base, signs, strict=True)]
+    return 100 * sum(parts) / len(parts)
+
+
+def loss(improvements: Iterable[float]) -> float:
+    """ΔE% of Eq. 9: the mean over tasks of what was lost, from their I_i%."""
+    losses = [max(0.0, -value) for value in improvements]
+    return math.fsum(losses) / len(losses)
+
+
 def _compare(method: str, figures: Mapping[Key, float], base: Mapping[Key, float], table: Table) -> Overall:
-    gains: dict[str, list[float]] = {}
-    for key, upwards in table.higher_is_better.items():
+    keys: dict[str, list[Key]] = {}
+    for key in table.higher_is_better:
         if key not in figures:
             raise EvaluationError(f"{method} has no figure on {_name(key)}")
-        gain = (figures[key] - base[key]) / base[key]
-        gains.setdefault(key[0], []).append(gain if upwards else -gain)
-    tasks = {task: 100 * math.fsum(values) / len(values) for task, values in gains.items()}
-    improvement = math.fsum(tasks.values()) / len(tasks)
-    return Overall(improvement, math.fsum(max(0.0, -value) for value in tasks.values()) / len(tasks), tasks)
+        keys.setdefault(key[0], []).append(key)
+    tasks = {
+        task: improvement(
+            [figures[key] for key in of_task],
+            [base[key] for key in of_task],
+            [1 if table.higher_is_better[key] else -1 for key in of_task],
+        )
+        for task, of_task in keys.items()
+    }
+    return Overall(math.fsum(tasks.values()) / len(tasks), loss(tasks.values()), tasks)
 
 
 def zero_shot(table: Table) -> Table:

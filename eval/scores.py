@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.answers import IDENTITY, Sample, count_answers
+from eval.answers import IDENTITY, AnswerCounts, Sample, count_answers
 from eval.errors import EvaluationError
 from eval.files import read_json, write_json
 
@@ -164,7 +164,7 @@ class ScoreFile:
     num_samples: int
     num_malformed: int
     scores: tuple[Score, ...]
-    answers: Mapping[str, Any] | None = None
+    answers: AnswerCounts | None = None
 
     @property
     def first(self) -> Score:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from visatb.workdir.layout import Layout
+from visatb.workdir.subsets import Subsets, TrainingData
 from weighting_visatb import build_problem, weigh
 
 Array = NDArray[np.float64]
@@ -110,15 +111,15 @@ def _json(path: Path, content: Any) -> None:
 def _experiment(layout: Layout) -> None:
     tasks: dict[str, Any] = {
         task: {
-            "train": [f"data/{task}_train.json"],
-            "val": f"data/{task}_val.json",
-            "test": f"data/{task}_test.json",
+            "train": [f"/data/{task}_train.json"],
+            "val": f"/data/{task}_val.json",
+            "test": f"/data/{task}_test.json",
             "metric": [METRICS[task].removesuffix("@0.5")],
-            "score": f"{task}-scores.json" if task == EXTERNAL else None,
+            "score": f"/data/{task}-scores.json" if task == EXTERNAL else None,
         }
         for task in TASKS
     }
-    tasks["ShareGPT"] = {"train": ["data/ShareGPT_train.json"], "weight": 1.0}
+    tasks["ShareGPT"] = {"train": ["/data/ShareGPT_train.json"], "weight": 1.0}
     content = {
         "name": "Academic, LLaVA-v1.5-7B",
         "model": {"path": "lmsys/vicuna-7b-v1.5", "family": "llava"},
@@ -126,14 +127,26 @@ def _experiment(layout: Layout) -> None:
         "image_folder": str(layout.root / "images"),
         "subsets": {"large": 1.0, "mini": 0.03125, "seed": 0},
         "weighting": {"form": "standard", "temperature": 0.5, "alpha": {"out": 0.25, "in": 0.25, "difficulty": 0.5}},
-        "methods": list(PAPER["table3"]["rows"]),
+        "methods": [method.removesuffix("v1") for method in PAPER["table3"]["rows"]],  # IGBv1 is our IGB
         "stl_steps": "epoch",
         "seed": 42,
         "global_batch_size": 128,
     }
     layout.experiment.parent.mkdir(parents=True, exist_ok=True)
     layout.experiment.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    _json(layout.subsets, {"seed": 0, "models": {"mini": dict.fromkeys(TASKS, 2000)}})
+    mini = TrainingData({}, dict.fromkeys(TASKS, 2000), dict.fromkeys(TASKS, "mini"), 2000 * len(TASKS))
+    Subsets(models={"mini": mini}).write(layout)
+
+
+def begun(folder: Path, name: str = "begun", **settings: Any) -> None:
+    """A work folder with nothing but its experiment, of two tasks."""
+    tasks = {
+        task: {"metric": "em", **{split: f"/data/{task}_{split}.json" for split in ("train", "val", "test")}}
+        for task in "ab"
+    }
+    content = {"name": name, "model": {"path": "some/model"}, "tasks": tasks, **settings}
+    folder.mkdir(parents=True, exist_ok=True)
+    Layout(folder).experiment.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 def _images(folder: Path) -> None:

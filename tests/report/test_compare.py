@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.report.academic import TASKS
+from tests.report.academic import TASKS, begun
 from visatb.commands.report import main
 from visatb.report import compare
 from visatb.report.compare import changed_settings, notes, results, weights
@@ -29,7 +29,7 @@ def other(academic: Path, tmp_path: Path) -> Path:
     shutil.copytree(academic / "scores", folder / "scores")
     settings = yaml.safe_load((folder / "experiment.yaml").read_text())
     settings["weighting"]["temperature"] = 1.0
-    settings["tasks"]["<b>new</b>"] = {"weight": 1.0}
+    settings["tasks"]["<b>new</b>"] = {"train": ["/data/new.json"], "weight": 1.0}
     (folder / "experiment.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     content = json.loads((folder / "weights.json").read_text())
     content["weights"]["GQA"] += 0.25
@@ -42,7 +42,11 @@ def other(academic: Path, tmp_path: Path) -> Path:
 
 def test_settings_that_differ(academic: Path, other: Path) -> None:
     pairs = changed_settings(load(academic).experiment, load(other).experiment)
-    assert sorted(pairs) == [("tasks.<b>new</b>.weight", "–", "1.0"), ("weighting.temperature", "0.5", "1.0")]
+    assert sorted(pairs) == [
+        ("tasks.<b>new</b>.train", "–", "['/data/new.json']"),
+        ("tasks.<b>new</b>.weight", "–", "1.0"),
+        ("weighting.temperature", "0.5", "1.0"),
+    ]
     assert changed_settings(load(other).experiment, load(other).experiment) == []
 
 
@@ -89,8 +93,7 @@ def test_page_and_command(academic: Path, other: Path, tmp_path: Path, capsys: p
 
 def test_folders_that_are_only_begun(tmp_path: Path) -> None:
     for name in NAMES:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "experiment.yaml").write_text("name: begun\n")
+        begun(tmp_path / name)
     text = compare(tmp_path / "a", tmp_path / "b").read_text(encoding="utf-8")
     assert "Not both have task weights yet." in text
     assert "<p>None.</p>" in text

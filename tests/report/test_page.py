@@ -17,10 +17,9 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from tests.report.academic import HOSTILE, PAPER, TASKS
+from tests.report.academic import HOSTILE, PAPER, TASKS, begun
 from visatb.report import build
 from visatb.report.load import ReportError, load
 from visatb.report.measured import STRONG, matrix
@@ -28,6 +27,7 @@ from visatb.report.outcome import curves, losses
 from visatb.report.page import asset
 from visatb.report.svg import thin
 from visatb.report.view import notes, script_json
+from visatb.workdir.layout import Layout
 from weighting_visatb import build_problem, weigh
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -163,7 +163,7 @@ def thirty(tmp_path: Path) -> Path:
     rng = np.random.default_rng(4)
     rows = {i: {j: 0.6 if i == j else round(0.3 + 0.2 * rng.random(), 3) for j in tasks} for i in tasks}
     content = {"tasks": tasks, "mini": dict.fromkeys(tasks, 0.4), "plus_mini": rows}
-    (tmp_path / "experiment.yaml").write_text("name: many\n")
+    begun(tmp_path, "many")
     (tmp_path / "weights.json").write_text(json.dumps(weigh(build_problem(content), bootstrap=0)))
     (tmp_path / "matrix.json").write_text(json.dumps(content))
     methods = {m: {task: [0.5 + gain] for task in tasks} for m, gain in (("EW", 0.0), ("VisATB", 0.1), ("TLA", -0.1))}
@@ -326,7 +326,7 @@ def test_hostile_names_everywhere(tmp_path: Path) -> None:
         "mini": dict.fromkeys(names, 0.2),
         "plus_mini": {i: {j: 0.6 if i == j else 0.25 for j in names} for i in names},
     }
-    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump({"name": "</title><script>x</script>"}))
+    begun(tmp_path, "</title><script>x</script>")
     (tmp_path / "weights.json").write_text(json.dumps(weigh(build_problem(matrix), bootstrap=0)))
     (tmp_path / "matrix.json").write_text(json.dumps(matrix))
     results = {
@@ -346,7 +346,7 @@ def test_hostile_names_everywhere(tmp_path: Path) -> None:
     assert "{{ 7*7 }}" in text
     card = (path.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert '\n| \\<img src=x onerror="1"\\>' in card
-    assert "</title><script>" not in card.replace("```yaml\nname: </title><script>", "")
+    assert "</title><script>" not in card.partition("```yaml")[0]
 
 
 def test_files_beside_the_page(index: Path) -> None:
@@ -372,11 +372,15 @@ def test_losses(academic: Path) -> None:
     assert all(len(line) <= 120 for task in lines.values() for line in task.values())
 
 
-def test_curves_of_proxies_and_methods(academic: Path) -> None:
+def test_curves_of_proxies_and_methods(bare: Path) -> None:
     """Loss, gradient norm, learning rate as logged, the proxies' in a part of their own; without what is no number."""
     logged = [{"step": s, "loss": 2.0 / s, "grad_norm": 0.5, "learning_rate": 1e-5 * s} for s in (1, 2, 4)]
     broken = [*logged, {"step": 5, "loss": float("nan"), "grad_norm": float("inf")}, {"train_runtime": 3.0}]
-    run = replace(load(academic), histories={"plus_mini:GQA": logged, "mini": broken, "EW": logged})
+    for model, history in {"plus_mini:GQA": logged, "mini": broken, "EW": logged}.items():
+        state = Layout(bare).model(model) / "trainer_state.json"
+        state.parent.mkdir(parents=True)
+        state.write_text(json.dumps({"log_history": history}))
+    run = load(bare)
     methods, proxies = curves(run)
     assert (methods["title"], proxies["title"]) == ("the methods' runs", "the proxies")
     assert [name for _, name in proxies["legend"]] == ["mini", "plus_mini:GQA"]
@@ -402,7 +406,7 @@ def test_thin_keeps_means_and_ends() -> None:
 
 @pytest.mark.usefixtures("no_figures")
 def test_only_an_experiment_file(tmp_path: Path) -> None:
-    (tmp_path / "experiment.yaml").write_text("name: begun\n")
+    begun(tmp_path)
     text = build(tmp_path).read_text(encoding="utf-8")
     document = Document(text)
     assert "No answer yet" in text
@@ -459,7 +463,7 @@ def test_single_runs_that_serve_as_stl(academic: Path) -> None:
     assert run.results
     reused = replace(
         run,
-        results=run.results | {"stl_models": {"GQA": "single:GQA"}},
+        results=replace(run.results, stl_runs={"GQA": ["single:GQA"]}),
         scores={("test", "GQA", "single:GQA"): run.test_cells("GQA", "STL")},
         histories={"single:GQA": run.histories["STL:GQA"], "EW": run.histories["EW"]},
     )

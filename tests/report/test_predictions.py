@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.report.academic import EXTERNAL, HOSTILE, IMAGES, TASKS
+from tests.report.academic import EXTERNAL, HOSTILE, IMAGES, TASKS, begun
 from visatb.report.load import load
 from visatb.report.predictions import LONGEST_TEXT, collect
 
@@ -74,7 +74,7 @@ def test_no_room_for_images(academic: Path) -> None:
 
 
 def answers(folder: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
-    (folder / "experiment.yaml").write_text("name: x\n")
+    begun(folder)
     path = folder / "answers" / "test" / "EW" / "vqa_test-2_EW.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(records))
@@ -159,7 +159,7 @@ def test_thumbnails_stay_inside_the_image_folder(tmp_path: Path) -> None:
         "a\0b",
     ]
     names = ["in.png", "inner.png", *outside]
-    (work / "experiment.yaml").write_text("image_folder: images\n")
+    begun(work, image_folder="images")
     path = work / "answers" / "test" / "EW" / "vqa_test-9_EW.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps([record(id=str(number), image=name) for number, name in enumerate(names)]))

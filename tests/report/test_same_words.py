@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.report.academic import begun
 from tests.report.test_page import Document
 from visatb.commands.run import say_words
 from visatb.report import build
-from visatb.workdir.changes import deltas_by_run
 from visatb.workdir.conclusions import conclusions
 from visatb.workdir.layout import Layout
+from visatb.workdir.results_file import Results
 
 METHODS = ("STL", "EW", "TLA", "VisATB")
 TASKS = ("colour", "shape")
@@ -26,7 +27,7 @@ def work_folder(folder: Path, runs: int, gain: float = 0.03) -> Layout:
     """A work folder whose test scores are there: `runs` of each method, VisATB ahead of the others by `gain`."""
     folder.mkdir(parents=True)
     layout = Layout(folder)
-    layout.experiment.write_text(f"name: three\nmethods: {list(METHODS)}\nrepeats: {{finals: {runs}}}\n")
+    begun(folder, "three", methods=list(METHODS), repeats={"finals": runs})
     rng = np.random.default_rng(0)
     figures: dict[str, dict[str, list[list[float]]]] = {method: {} for method in METHODS}
     for task in TASKS:
@@ -47,8 +48,9 @@ def work_folder(folder: Path, runs: int, gain: float = 0.03) -> Layout:
         "stl_runs": {t: [f"STL:{t}" + (f"#{run + 1}" if run else "") for run in range(runs)] for t in TASKS},
     }
     for place, key in enumerate(("delta_i", "delta_e")):
-        content[key] = {method: float(np.mean(deltas_by_run(content, method)[place])) for method in METHODS}
-    layout.results.write_text(json.dumps(content | conclusions(content, layout)))
+        results = Results.from_json(content)
+        content[key] = {method: float(np.mean(results.deltas_by_run(method)[place])) for method in METHODS}
+    layout.results.write_text(json.dumps(content | conclusions(Results.from_json(content), layout)))
     return layout
 
 

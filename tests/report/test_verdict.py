@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from eval.overall import Table, overall
 from tests.report.academic import TASKS, table_three
 from visatb.report.load import Cell, Run, load
-from visatb.workdir.changes import deltas_by_run, task_changes
+from visatb.workdir.results_file import Results
 from visatb.workdir.verdict import BOTH, QUESTIONS, TRAINING, Change, Comparison, holm, noise_of_proxies
 from visatb.workdir.words import in_words
 
@@ -51,7 +52,14 @@ def small_run(cells: dict[str, list[Cell]], baseline: str = "EW") -> Run:
         "delta_e": {m: o.error for m, o in figures.items()},
     }
     scores = {("test", "t", method): row for method, row in cells.items()}
-    return Run(Path(), {}, "", None, None, results, {}, None, scores, {}, {}, {})
+    return in_memory(results, scores)
+
+
+def in_memory(results: Mapping[str, Any] | None, scores: dict[Any, list[Cell]]) -> Run:
+    """A work folder of which only results and scores are known."""
+    nothing: Any = None  # the experiment, which no comparison asks
+    found = Results.from_json(results) if results else None
+    return Run(Path(), nothing, "", None, None, found, {}, None, scores, {}, {}, {})
 
 
 def first(run: Run) -> Any:
@@ -62,10 +70,10 @@ def first(run: Run) -> Any:
 def test_changes_are_those_of_equation_nine(academic: Path) -> None:
     run = load(academic)
     assert run.results
-    methods = {m: {(t, ""): v for t, v in table_three(m).items()} for m in run.results["methods"]}
+    methods = {m: {(t, ""): v for t, v in table_three(m).items()} for m in run.results.methods}
     expected = overall(Table(methods, {(t, ""): True for t in TASKS}), "STL")
     for method, outcome in expected.items():
-        assert task_changes(run.results, method) == pytest.approx(outcome.tasks)
+        assert run.results.changes(method) == pytest.approx(outcome.tasks)
 
 
 def test_interval_of_standard_errors() -> None:
@@ -223,7 +231,7 @@ def test_the_second_method_as_baseline_has_no_error_of_its_own_beside_it() -> No
 
 
 def test_without_results() -> None:
-    assert Run(Path(), {}, "", None, None, None, {}, None, {}, {}, {}, {}).comparisons() == []
+    assert in_memory(None, {}).comparisons() == []
     assert in_words(None, "still to come").sentence == "still to come"
 
 
@@ -256,7 +264,7 @@ def several(figures: dict[str, np.ndarray], tasks: int = 1, baseline: str = "EW"
         "delta_i": dict.fromkeys(figures, 0.0),
         "delta_e": dict.fromkeys(figures, 0.0),
     }
-    return Run(Path(), {}, "", None, None, results, {}, None, scores, {}, {}, {})
+    return in_memory(results, scores)
 
 
 def simulated(rng: np.random.Generator, runs: int, training: float, n: int = 40) -> dict[str, np.ndarray]:
@@ -362,11 +370,11 @@ def test_deltas_of_each_run_are_those_of_equation_nine() -> None:
     rng = np.random.default_rng(5)
     run = several({name: rng.uniform(0.3, 0.9, (3, 4, 20)) for name in ("STL", "EW")}, tasks=4, baseline="STL")
     assert run.results
-    gains, errors = deltas_by_run(run.results, "EW")
+    gains, errors = run.results.deltas_by_run("EW")
     for place in range(3):
         table = {
             method: {(task, ""): figures[place][0] for task, figures in row.items()}
-            for method, row in run.results["runs"].items()
+            for method, row in run.results.runs.items()
         }
         expected = overall(Table(table, dict.fromkeys(table["EW"], True)), "STL")["EW"]
         assert (gains[place], errors[place]) == pytest.approx((expected.improvement, expected.error))

@@ -22,7 +22,7 @@ from visatb.commands.terminal import duration, plain_console
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workdir.layout import Layout
-from visatb.workdir.state import read_object
+from visatb.workdir.results_file import Results
 from visatb.workflow.engine import Options, Outcome, RefusedError, run_experiment
 from visatb.workflow.jobs import jobs
 from visatb.workflow.keys import compute
@@ -147,8 +147,8 @@ class _Lines:
 
 def say_words(layout: Layout, console: Console) -> None:
     """What came out, in the report's own words."""
-    words = read_object(layout.results).get("words")
-    if words:
+    results = Results.read(layout)
+    if results and (words := results.words):
         text = f"{words['headline']}.\n{words['sentence']}" + (f"\n{words['caution']}" if words["caution"] else "")
         console.print(text, markup=False, highlight=False)
 

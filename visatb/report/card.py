@@ -38,10 +38,8 @@ def model_card(run: Run, shown: Mapping[str, Any]) -> str:
 
 
 def _head(run: Run) -> str:
-    model = run.experiment.get("model")
     head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text", "tags": ["visatb"]}
-    if isinstance(model, Mapping) and model.get("path"):
-        head["base_model"] = str(model["path"])
+    head["base_model"] = run.experiment.model.path
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---"
 
 
@@ -71,16 +69,11 @@ def _applied(card: Mapping[str, Any]) -> str:
 
 
 def _data(run: Run, final: str | None) -> str:
-    tasks = run.experiment.get("tasks")
     rows = []
-    for task in run.tasks:
-        entry = tasks.get(task) if isinstance(tasks, Mapping) else None
-        entry = entry if isinstance(entry, Mapping) else {}
-        files = entry.get("train") or []
-        names = ", ".join(
-            _code(str(name).rpartition("/")[2]) for name in ([files] if isinstance(files, str) else files)
-        )
-        rows.append([_text(task), names or "–", _text(", ".join(map(str, entry.get("metric") or [])) or "–")])
+    for name in run.tasks:
+        task = run.experiment.tasks.get(name)
+        names = ", ".join(_code(file.rpartition("/")[2]) for file in (task.train if task else []))
+        rows.append([_text(name), names or "–", _text(", ".join(task.metric if task else []) or "–")])
     table = _table(["Task", "Training files", "Metric"], rows)
     files = run.cards[final].get("data") or [] if final else []
     digests = [

@@ -13,9 +13,11 @@ from typing import Any
 
 from eval.files import write_text
 from eval.metrics import find_measure
+from visatb.experiment.schema import Experiment
 from visatb.report.load import ReportError, Run, load
 from visatb.report.page import asset, template
 from visatb.report.version import version
+from visatb.workdir.results_file import Metric, Results
 from visatb.workdir.scores import Cell
 
 GONE = "–"
@@ -48,11 +50,12 @@ def _names(first: Path, second: Path) -> tuple[str, str]:
     return (a.name, b.name) if a.name != b.name else (str(a), str(b))
 
 
-def changed_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def changed_settings(a: Experiment, b: Experiment) -> list[tuple[str, str, str]]:
     """(key with dots, value of a, value of b) wherever the two experiments differ."""
-    left, right = dict(_flat(a)), dict(_flat(b))
+    left, right = (dict(_flat(experiment.model_dump(mode="json", by_alias=True))) for experiment in (a, b))
     keys = [*left, *(key for key in right if key not in left)]
-    return [(k, left.get(k, GONE), right.get(k, GONE)) for k in keys if left.get(k) != right.get(k)]
+    pairs = [(key, left.get(key, GONE), right.get(key, GONE)) for key in keys]
+    return [(key, before, after) for key, before, after in pairs if before != after]
 
 
 def _flat(value: Any, key: str = "") -> Iterable[tuple[str, str]]:
@@ -60,7 +63,7 @@ def _flat(value: Any, key: str = "") -> Iterable[tuple[str, str]]:
         for name, inner in value.items():
             yield from _flat(inner, f"{key}.{name}" if key else str(name))
     else:
-        yield key, str(value)
+        yield key, GONE if value is None or value in ([], {}) else str(value)
 
 
 def weights(a: Run, b: Run, names: Sequence[str]) -> Table | None:
@@ -100,16 +103,18 @@ def results(a: Run, b: Run, names: Sequence[str]) -> Table | None:
         return None
     rows = []
     for method in (name for name in a.methods if name in b.methods):
-        for task in a.results["tasks"]:
-            for place, entry in enumerate(a.results["metrics"].get(task, [])):
-                metric = str(entry["metric"])
-                pair = [_value(run, method, task, place, metric) for run in (a, b)]
-                cells = [_cell(run, method, task, metric) for run in (a, b)]
-                label = f"{find_measure(metric).short} {'↑' if entry.get('higher_is_better', True) else '↓'}"
+        for task in a.results.tasks:
+            for index, metric in enumerate(a.results.metrics.get(task, [])):
+                pair = [_value(run.results, method, task, index, metric) for run in (a, b)]
+                cells = [_cell(run, method, task, metric.name) for run in (a, b)]
+                label = f"{find_measure(metric.name).short} {'↑' if metric.higher_is_better else '↓'}"
                 rows.append([method, task, label, *map(_text, pair), _difference(*pair) + _noise(pair, cells)])
-        if a.results.get("baseline") == b.results.get("baseline"):
-            for key, label in (("delta_i", "ΔI% ↑"), ("delta_e", "ΔE% ↓")):
-                deltas = [(run.results or {}).get(key, {}).get(method) for run in (a, b)]
+        if a.results.baseline == b.results.baseline:
+            for label, (first, second) in (
+                ("ΔI% ↑", (a.results.delta_i, b.results.delta_i)),
+                ("ΔE% ↓", (a.results.delta_e, b.results.delta_e)),
+            ):
+                deltas = [first.get(method), second.get(method)]
                 rows.append([method, "all", label, *map(_text, deltas), _difference(*deltas)])
     if not rows:
         return None
@@ -117,11 +122,13 @@ def results(a: Run, b: Run, names: Sequence[str]) -> Table | None:
     return {"title": "Test figures", "said": said, "head": ["Method", "Task", "Metric", *names, "change"], "rows": rows}
 
 
-def _value(run: Run, method: str, task: str, place: int, metric: str) -> float | None:
-    content = run.results or {}
-    metrics = [str(entry["metric"]) for entry in content.get("metrics", {}).get(task, [])]
-    values = content.get("methods", {}).get(method, {}).get(task) or []
-    return values[place] if place < len(values) and metrics[place : place + 1] == [metric] else None
+def _value(results: Results | None, method: str, task: str, index: int, metric: Metric) -> float | None:
+    """A method's figure of a task's metric, if that is the one at this index."""
+    if results is None:
+        return None
+    names = [one.name for one in results.metrics.get(task, [])]
+    values = results.methods.get(method, {}).get(task) or []
+    return values[index] if index < len(values) and names[index : index + 1] == [metric.name] else None
 
 
 def _cell(run: Run, method: str, task: str, metric: str) -> Cell | None:
@@ -139,10 +146,10 @@ def notes(a: Run, b: Run) -> list[str]:
         "Every figure is of one training run: two folders differ by chance also where no setting does. What is better "
         "is not to be read from one pair of runs."
     ]
-    baselines = [str((run.results or {}).get("baseline")) for run in (a, b)]
-    if a.results and b.results and baselines[0] != baselines[1]:
+    if a.results and b.results and a.results.baseline != b.results.baseline:
         found.append(
-            f"ΔI and ΔE are left out: they are relative to {baselines[0]} in one and {baselines[1]} in the other."
+            f"ΔI and ΔE are left out: they are relative to {a.results.baseline} in one and {b.results.baseline} in the "
+            "other."
         )
     for what, there in (("task weights", (a.weights, b.weights)), ("results", (a.results, b.results))):
         if not all(there):

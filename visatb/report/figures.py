@@ -166,15 +166,11 @@ def interval_kind(weights: Mapping[str, Any]) -> str:
 
 
 def _deltas_of(run: Run) -> dict[str, tuple[float, float]]:
-    results = run.results or {}
-    gains, errors = results.get("delta_i", {}), results.get("delta_e", {})
-    return {
-        method: (gains[method], errors[method])
-        for method in results.get("methods", {})
-        if method != results.get("baseline")
-        and isinstance(gains.get(method), int | float)
-        and isinstance(errors.get(method), int | float)
-    }
+    if not run.results:
+        return {}
+    gains, errors = run.results.delta_i, run.results.delta_e
+    methods = (method for method in run.methods if method != run.results.baseline)
+    return {method: (gains[method], errors[method]) for method in methods if method in gains and method in errors}
 
 
 def _results(

@@ -82,7 +82,8 @@ def difficulties(run: Run) -> dict[str, Any] | None:
     if not run.weights:
         return None
     values = run.weights["difficulties"]
-    precise = setting(run, "form", "") == "simple" or setting(run, "difficulty", "") == "precise"
+    weighting = run.experiment.weighting
+    precise = weighting.form == "simple" or weighting.difficulty == "precise"
     return {"chart": svg.difficulty_bars(values), "precise": precise}
 
 
@@ -181,12 +182,6 @@ def whatif(run: Run) -> dict[str, Any] | None:
         "temperature": weights["temperature"],
         "alpha": [weights["alpha"][part] for part in COMPONENTS],
     }
-
-
-def setting(run: Run, key: str, default: str) -> str:
-    """One of the experiment's `weighting` settings."""
-    settings = run.experiment.get("weighting")
-    return str(settings.get(key, default)) if isinstance(settings, Mapping) else default
 
 
 def _plain(value: float | None, digits: int = 4) -> str:

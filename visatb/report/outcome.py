@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from eval.metrics import find_measure
 from eval.repeats import split_repeat
 from visatb.report import svg
 from visatb.report.load import Run, is_proxy
-from visatb.workdir.changes import task_changes, task_changes_by_run
+from visatb.workdir.results_file import Metric, Results
 from visatb.workdir.verdict import ENOUGH, Change, Comparison
 from visatb.workdir.words import signed
 
@@ -24,16 +23,13 @@ def results_table(run: Run, comparisons: Sequence[Comparison]) -> dict[str, Any]
     results = run.results
     if not results:
         return None
-    heads = []
-    for task in results["tasks"]:
-        for place, entry in enumerate(results["metrics"].get(task, [])):
-            heads.append((task, place, str(entry["metric"]), bool(entry.get("higher_is_better", True))))
-    baseline = str(results.get("baseline", ""))
-    columns = [_column(run, *head) for head in heads]
+    heads = [(task, index, m) for task in results.tasks for index, m in enumerate(results.metrics.get(task, []))]
+    baseline = results.baseline
+    columns = [_column(run, results, *head) for head in heads]
     rows = []
-    for method in results["methods"]:
+    for method in results.methods:
         cells = [column["cells"][method] for column in columns]
-        deltas = [(results.get(key) or {}).get(method) for key in ("delta_i", "delta_e")]
+        deltas = [results.delta_i.get(method), results.delta_e.get(method)]
         rows.append(
             {
                 "name": method,
@@ -44,8 +40,8 @@ def results_table(run: Run, comparisons: Sequence[Comparison]) -> dict[str, Any]
             }
         )
     _mark_deltas(rows)
-    tasks = [(task, len(results["metrics"].get(task, []))) for task in results["tasks"]]
-    stl = run.experiment.get("stl_steps")
+    tasks = [(task, len(results.metrics.get(task, []))) for task in results.tasks]
+    equal = run.experiment.stl_steps == "equal"
     return {
         "tasks": [(task, span) for task, span in tasks if span],
         "heads": [
@@ -55,29 +51,28 @@ def results_table(run: Run, comparisons: Sequence[Comparison]) -> dict[str, Any]
         "turned": len(heads) > MOST_COLUMNS,
         "rows": rows,
         "baseline": baseline,
-        "stl_steps": "the final run's number of optimizer steps" if stl == "equal" else "one epoch of its task",
-        "with_second": sum(name != "STL" for name in results["methods"]) > 2,
+        "stl_steps": "the final run's number of optimizer steps" if equal else "one epoch of its task",
+        "with_second": sum(name != "STL" for name in results.methods) > 2,
         "with_errors": any(cell["spread"] for column in columns for cell in column["cells"].values()),
-        "charts": _result_charts(run, comparisons[0] if comparisons else None),
+        "charts": _result_charts(run, results, comparisons[0] if comparisons else None),
         "runs": comparisons[0].runs if comparisons else 1,
         "comparisons": comparison_table(comparisons),
-        "classes": svg.method_classes(list(results["methods"])),
+        "classes": svg.method_classes(list(results.methods)),
     }
 
 
-def _column(run: Run, task: str, place: int, metric: str, upwards: bool) -> dict[str, Any]:
-    assert run.results is not None
+def _column(run: Run, results: Results, task: str, index: int, metric: Metric) -> dict[str, Any]:
     figures: dict[str, float | None] = {}
-    for method, row in run.results["methods"].items():
+    for method, row in results.methods.items():
         values = row.get(task) or []
-        figures[method] = values[place] if place < len(values) else None
+        figures[method] = values[index] if index < len(values) else None
     known = [value for value in figures.values() if value is not None]
-    measure = find_measure(metric)
+    measure = find_measure(metric.name)
     percent = measure.percent and max(map(abs, known), default=2.0) <= 1.5
-    rivals = sorted({v for m, v in figures.items() if v is not None and m != "STL"}, reverse=upwards)
+    rivals = sorted({v for m, v in figures.items() if v is not None and m != "STL"}, reverse=metric.higher_is_better)
     cells = {}
     for method, value in figures.items():
-        cell = next((cell for cell in run.test_cells(task, method) if cell.metric == metric), None)
+        cell = next((cell for cell in run.test_cells(task, method) if cell.metric == metric.name), None)
         spread = cell.stderr if cell else None
         cells[method] = {
             "text": "waits" if value is None else _figure(value, percent),
@@ -86,7 +81,7 @@ def _column(run: Run, task: str, place: int, metric: str, upwards: bool) -> dict
         }
     return {
         "label": measure.short + (" %" if percent else ""),
-        "arrow": "↑" if upwards else "↓",
+        "arrow": "↑" if metric.higher_is_better else "↓",
         "cells": cells,
     }
 
@@ -106,25 +101,24 @@ def _mark_deltas(rows: list[dict[str, Any]]) -> None:
             row.setdefault("marks", []).append("" if text == "–" else _rank(float(text), rivals))
 
 
-def _result_charts(run: Run, comparison: Comparison | None) -> dict[str, Any]:
-    results = run.results or {}
-    methods = [name for name in results["methods"] if name != results.get("baseline")]
-    gains = {name: float(v) for name in methods if (v := (results.get("delta_i") or {}).get(name)) is not None}
-    errors = {name: float(v) for name in methods if (v := (results.get("delta_e") or {}).get(name)) is not None}
+def _result_charts(run: Run, results: Results, comparison: Comparison | None) -> dict[str, Any]:
+    methods = [name for name in results.methods if name != results.baseline]
+    gains = {name: float(results.delta_i[name]) for name in methods if name in results.delta_i}
+    errors = {name: float(results.delta_e[name]) for name in methods if name in results.delta_e}
     runs = {name: run.deltas(name) for name in gains}
     several = any(len(points) > 1 for points, _ in runs.values())
     shown = svg.delta_bars(gains, errors, "VisATB", runs) if len(gains) > 1 or (gains and several) else None
     charts: dict[str, Any] = {"deltas": shown, "several": several}
     ordered = sorted(methods, key=lambda name: (name == "VisATB", name == "EW"))
-    changes = {name: task_changes(results, name) for name in ordered}
-    classes = svg.method_classes(list(results["methods"]))
-    tasks = [task for task in results["tasks"] if any(task in row for row in changes.values())]
+    changes = {name: results.changes(name) for name in ordered}
+    classes = svg.method_classes(list(results.methods))
+    tasks = [task for task in results.tasks if any(task in row for row in changes.values())]
     own = comparison.own if comparison else {}
     whiskers = {task: change.interval for task, change in own.items() if change.interval}
     charts["whiskers"] = comparison.method if comparison and whiskers else ""
     charts["changes"] = None
     if tasks:
-        by_run = {name: task_changes_by_run(results, name) for name in ordered}
+        by_run = {name: results.changes_by_run(name) for name in ordered}
         charts["changes"] = svg.change_dots(tasks, changes, classes, whiskers, by_run)
     charts["legend"] = [(classes[name], name) for name in reversed(ordered)]
     return charts
@@ -169,9 +163,9 @@ def losses(run: Run) -> dict[str, dict[str, list[tuple[float, float]]]]:
         shown = "STL" if model in stl else model
         for entry in run.histories[model]:
             for key, value in entry.items():
-                if key.startswith("task_loss/") and _is_figure(value) and "step" in entry:
+                if key.startswith("task_loss/") and "step" in entry:
                     task = key.removeprefix("task_loss/")
-                    lines.setdefault(task, {}).setdefault(shown, []).append((float(entry["step"]), float(value)))
+                    lines.setdefault(task, {}).setdefault(shown, []).append((entry["step"], value))
     order = {task: place for place, task in enumerate(run.tasks)}
     return {
         task: {method: svg.thin(points) for method, points in lines[task].items()}
@@ -221,7 +215,7 @@ def curves(run: Run) -> list[dict[str, Any]]:
     return parts
 
 
-def _first_trainings(run: Run) -> dict[str, list[dict[str, Any]]]:
+def _first_trainings(run: Run) -> dict[str, list[dict[str, float]]]:
     """What was logged of every model's first training: a line for each model is enough to read."""
     return {name: history for name, history in run.histories.items() if split_repeat(name)[1] == 1}
 
@@ -230,13 +224,8 @@ def _units(run: Run) -> list[str]:
     return list(run.weights["difficulties"]) if run.weights else run.tasks
 
 
-def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    there = [entry for entry in history if "step" in entry and _is_figure(entry.get(key))]
-    return [(float(entry["step"]), float(entry[key])) for entry in there]
-
-
-def _is_figure(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _points(history: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
+    return [(entry["step"], entry[key]) for entry in history if "step" in entry and key in entry]
 
 
 def _figure(value: float, percent: bool) -> str:

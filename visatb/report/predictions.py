@@ -122,7 +122,7 @@ def _as_json(run: Run, page: _Page) -> dict[str, Any]:
 
 
 def _image_folders(run: Run) -> list[Path]:
-    given = [run.experiment.get("image_folder"), run.experiment.get("images")]
+    given: list[Any] = [run.experiment.image_folder]
     given += [card.get("arguments", {}).get("image_folder") for card in run.cards.values()]
     folders = [Path(name) for name in dict.fromkeys(name for name in given if isinstance(name, str))]
     known = [path if path.is_absolute() else run.folder / path for path in folders] + folders

@@ -69,12 +69,12 @@ def _results(run: Run) -> Rows:
     if not run.results:
         return []
     rows: Rows = [["method", "task", "metric", "value", "stderr"]]
-    for method, figures in run.results["methods"].items():
-        for task in run.results["tasks"]:
+    for method, figures in run.results.methods.items():
+        for task in run.results.tasks:
             spread = {cell.metric: cell.stderr for cell in run.test_cells(task, method)}
-            names = [str(entry["metric"]) for entry in run.results["metrics"].get(task, [])]
+            names = [metric.name for metric in run.results.metrics.get(task, [])]
             values = figures.get(task) or []
             rows += [[method, task, name, value, spread.get(name)] for name, value in zip(names, values, strict=False)]
-        for key in ("delta_i", "delta_e"):
-            rows.append([method, "", key, (run.results.get(key) or {}).get(method), None])
+        for key, deltas in (("delta_i", run.results.delta_i), ("delta_e", run.results.delta_e)):
+            rows.append([method, "", key, deltas.get(method), None])
     return rows

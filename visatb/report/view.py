@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from visatb.report.load import Run, is_proxy
 from visatb.report.tables import csv_links
 from visatb.workdir.conclusions import WAITING
 from visatb.workdir.contents import RunCard
+from visatb.workdir.layout import Layout
 from visatb.workdir.verdict import Comparison
 from visatb.workdir.words import in_words
 from weighting_visatb import collapsed
@@ -29,7 +29,7 @@ def view(run: Run) -> dict[str, Any]:
     comparisons = run.comparisons()
     comparison = comparisons[0] if comparisons else None
     return {
-        "title": str(run.experiment.get("name") or run.folder.resolve().name),
+        "title": run.experiment.name,
         "facts": _facts(run),
         "words": in_words(comparison, _waiting_words(run)),
         "tiles": _tiles(run, comparison),
@@ -66,19 +66,18 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if run.weights:
         groups = run.weights.get("groups")
         facts += [("Groups", str(len(groups)))] if groups else []
-        facts.append(("Form", measured.setting(run, "form", "standard")))
+        facts.append(("Form", run.experiment.weighting.form))
         facts.append(("Temperature", f"{run.weights['temperature']:.3g}"))
         alpha = run.weights["alpha"]
         facts.append(("α out / in / D", " / ".join(f"{alpha[part]:.3g}" for part in COMPONENTS)))
     if run.results:
-        facts.append(("Baseline", str(run.results.get("baseline", "–"))))
+        facts.append(("Baseline", run.results.baseline))
     return facts
 
 
 def base_model(run: Run) -> str:
     """The model that every run started from: a hub name, or a folder's name without its path."""
-    model = run.experiment.get("model")
-    path = str(model.get("path") or "") if isinstance(model, Mapping) else ""
+    path = run.experiment.model.path
     return Path(path).name if path.startswith(("/", ".")) else path
 
 
@@ -133,19 +132,19 @@ def _notes_on_results(run: Run) -> list[str]:
     if not results:
         return ["Waits for the final runs and their test scores."] if run.weights else []
     lacking: dict[str, list[str]] = {}
-    for method, figures in results["methods"].items():
-        for task in results["tasks"]:
+    for method, figures in results.methods.items():
+        for task in results.tasks:
             if not (values := figures.get(task)) or None in values:
                 lacking.setdefault(task, []).append(method)
     found = []
     for task, names in lacking.items():
-        source = (results.get("waiting") or {}).get(task)
+        source = results.waiting.get(task)
         where = f", which comes from outside, in {source}" if source else ""
         found.append(f"Waits for a test score of {task} ({', '.join(names)}){where}.")
-    if results.get("delta_problem"):
-        found.append(f"No ΔI and ΔE: {results['delta_problem']}.")
-    if results.get("baseline") != "STL":
-        found.append(f"No single-task runs (STL): ΔI and ΔE are relative to {results.get('baseline')}.")
+    if results.delta_problem:
+        found.append(f"No ΔI and ΔE: {results.delta_problem}.")
+    if results.baseline != "STL":
+        found.append(f"No single-task runs (STL): ΔI and ΔE are relative to {results.baseline}.")
     return found
 
 
@@ -189,5 +188,9 @@ def _settings(run: Run) -> dict[str, Any]:
         "versions": facts,
         "machine": ", ".join(machine),
         "commit": f"{git['commit']}{' (with local changes)' if git.get('changed') else ''}" if "commit" in git else "",
-        "subsets": json.dumps(run.subsets, indent=1, ensure_ascii=False) if run.subsets else "",
+        "subsets": _indented(run.subsets.as_json(Layout(run.folder))) if run.subsets else "",
     }
+
+
+def _indented(content: object) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False)

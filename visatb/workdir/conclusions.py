@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from eval.files import read_object
+from eval.weights import read_computed
+from visatb.workdir.contents import read_matrix
 from visatb.workdir.layout import Layout
+from visatb.workdir.results_file import Results
 from visatb.workdir.scores import read_cells
 from visatb.workdir.verdict import Change, Comparison, compare, noise_of_proxies
 from visatb.workdir.words import in_words
@@ -15,9 +16,10 @@ from visatb.workdir.words import in_words
 WAITING = "VisATB and a method to compare it with do not both have all their test scores yet."
 
 
-def conclusions(results: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
-    """`comparisons` and `words` for `results.json`; EvaluationError where a score file is damaged."""
-    noise = noise_of_proxies(read_object(layout.weights), read_object(layout.matrix))
+def conclusions(results: Results, layout: Layout) -> dict[str, Any]:
+    """`comparisons` and `words` for `results.json`; EvaluationError where a score, weights or matrix is damaged."""
+    weights = read_computed(layout.weights) if layout.weights.exists() else None
+    noise = noise_of_proxies(weights, read_matrix(layout))
     found = compare(results, partial(read_cells, layout), noise)
     words = in_words(found[0] if found else None, WAITING)
     return {"comparisons": [as_json(one) for one in found], "words": vars(words)}

@@ -24,11 +24,11 @@ from visatb.experiment.schema import Experiment
 from visatb.workdir.conclusions import conclusions
 from visatb.workdir.contents import RunCard, read_run_card
 from visatb.workdir.layout import Layout
+from visatb.workdir.results_file import Metric, Results
 from visatb.workdir.state import Steps
 from visatb.workdir.subsets import Subsets, TrainingData
 
 _AGAIN = "a score that this run should have made is missing or damaged; remove the file and run again"
-Metrics = list[dict[str, Any]]  # of a task: name and direction of each
 Figures = dict[str, list[list[float]]]  # method → for each repeat, a task's values in the order of its metrics
 
 
@@ -46,10 +46,9 @@ def write_results(experiment: Experiment, layout: Layout) -> None:
     if not experiment.methods:
         layout.results.unlink(missing_ok=True)
         return
-    metrics: dict[str, Metrics] = {}
+    metrics: dict[str, list[Metric]] = {}
     figures: dict[str, Figures] = {}
     waiting: dict[str, str] = {}
-    methods = experiment.methods
     for task in experiment.balanced:
         source = experiment.tasks[task].score
         if source is None:
@@ -59,26 +58,21 @@ def write_results(experiment: Experiment, layout: Layout) -> None:
             if lacking:
                 waiting[task] = f"{source} ({', '.join(lacking)})"
         else:
-            metrics[task] = [{"metric": name, "higher_is_better": True} for name in experiment.tasks[task].metric]
-            figures[task] = {}
+            metrics[task], figures[task] = [Metric(name) for name in experiment.tasks[task].metric], {}
             waiting[task] = source
-    content: dict[str, Any] = {
-        "baseline": baseline(experiment),
-        "tasks": experiment.balanced,
-        "metrics": metrics,
-        "methods": {
-            method: {task: _mean(figures[task].get(method)) for task in experiment.balanced} for method in methods
-        },
-        "runs": {method: {task: figures[task].get(method) for task in experiment.balanced} for method in methods},
-        "repeats": dict.fromkeys(methods, experiment.repeats.finals),
-        "stl_models": {task: stl_model(experiment, task) for task in experiment.balanced} if "STL" in methods else {},
-        "stl_runs": {task: _models_of(experiment, "STL", task) for task in experiment.balanced}
-        if "STL" in methods
-        else {},
-        "waiting": waiting,
-    }
-    content |= _deltas(experiment, metrics, figures)
-    write_json(layout.results, content | conclusions(content, layout))
+    methods, tasks = experiment.methods, experiment.balanced
+    results = Results(
+        baseline=baseline(experiment),
+        tasks=tasks,
+        metrics=metrics,
+        methods={method: {task: _mean(figures[task].get(method)) for task in tasks} for method in methods},
+        runs={method: {task: figures[task].get(method) for task in tasks} for method in methods},
+        repeats=dict.fromkeys(methods, experiment.repeats.finals),
+        stl_runs={task: _models_of(experiment, "STL", task) for task in tasks} if "STL" in methods else {},
+        waiting=waiting,
+        **_deltas(experiment, metrics, figures),
+    )
+    write_json(layout.results, results.as_json() | conclusions(results, layout))
 
 
 def _mean(runs: list[list[float]] | None) -> list[float] | None:
@@ -99,8 +93,8 @@ def _models_of(experiment: Experiment, method: str, task: str) -> list[str]:
     ]
 
 
-def _scored(experiment: Experiment, layout: Layout, task: str) -> tuple[Metrics, Figures]:
-    metrics: Metrics = []
+def _scored(experiment: Experiment, layout: Layout, task: str) -> tuple[list[Metric], Figures]:
+    metrics: list[Metric] = []
     figures: Figures = {}
     for method in experiment.methods:
         figures[method] = []
@@ -110,17 +104,16 @@ def _scored(experiment: Experiment, layout: Layout, task: str) -> tuple[Metrics,
     return metrics, figures
 
 
-def _own_figures(path: Path) -> tuple[Metrics, list[float]]:
+def _own_figures(path: Path) -> tuple[list[Metric], list[float]]:
     """Metrics and figures of a score file that the run has made."""
     try:
         scores = read_score_file(path).scores
     except EvaluationError as error:
         raise EvaluationError(f"{error}: {_AGAIN}") from error
-    metrics = [{"metric": one.metric, "higher_is_better": one.higher_is_better} for one in scores]
-    return metrics, [one.value for one in scores]
+    return [Metric(score.metric, score.higher_is_better) for score in scores], [score.value for score in scores]
 
 
-def _from_outside(experiment: Experiment, path: Path, task: str) -> tuple[Metrics, Figures, list[str]]:
+def _from_outside(experiment: Experiment, path: Path, task: str) -> tuple[list[Metric], Figures, list[str]]:
     """Metrics and figures of a task's own file, and the runs that it lacks of methods that it has other runs of."""
     content = read_json(path)
     runs: dict[str, list[str]] = {
@@ -141,7 +134,7 @@ def _from_outside(experiment: Experiment, path: Path, task: str) -> tuple[Metric
     begun = {method: names for method, names in runs.items() if found.keys() & set(names)}
     lacking = [name for names in begun.values() for name in names if name not in found]
     figures = {method: [found[name] for name in names] for method, names in begun.items() if found.keys() >= set(names)}
-    return [{"metric": name, "higher_is_better": True} for name in metrics], figures, lacking
+    return [Metric(name) for name in metrics], figures, lacking
 
 
 def _number(value: Any, what: str) -> float:
@@ -154,7 +147,7 @@ def _number(value: Any, what: str) -> float:
     return number
 
 
-def _deltas(experiment: Experiment, metrics: dict[str, Metrics], figures: dict[str, Figures]) -> dict[str, Any]:
+def _deltas(experiment: Experiment, metrics: dict[str, list[Metric]], figures: dict[str, Figures]) -> dict[str, Any]:
     """ΔI and ΔE over the tasks that every method has figures of, which those are, and the same for each repeat."""
     complete = [task for task in experiment.balanced if set(figures[task]) == set(experiment.methods)]
     none: dict[str, Any] = {"delta_i": {}, "delta_e": {}, "delta_tasks": [], "delta_runs": {}}
@@ -182,22 +175,20 @@ def _by_run(runs: list[Overall]) -> dict[str, Any]:
 
 
 def _overall(
-    experiment: Experiment, tasks: list[str], metrics: dict[str, Metrics], figures: dict[str, Figures], place: int
+    experiment: Experiment, tasks: list[str], metrics: dict[str, list[Metric]], figures: dict[str, Figures], run: int
 ) -> dict[str, Overall]:
-    """Eq. 9 of every method from the figures of the repeat at this place (0, 1, …)."""
+    """Eq. 9 of every method from the figures of the run of this index (0, 1, …)."""
     methods: dict[str, dict[tuple[str, str], float]] = {method: {} for method in experiment.methods}
     upwards: dict[tuple[str, str], bool] = {}
     for task in tasks:
-        keys = [(task, str(metric["metric"])) for metric in metrics[task]]
-        upwards |= {key: bool(one["higher_is_better"]) for key, one in zip(keys, metrics[task], strict=True)}
+        keys = [(task, metric.name) for metric in metrics[task]]
+        upwards |= {(task, metric.name): metric.higher_is_better for metric in metrics[task]}
         for method in experiment.methods:
-            methods[method] |= dict(zip(keys, figures[task][method][place], strict=True))
+            methods[method] |= dict(zip(keys, figures[task][method][run], strict=True))
     try:
         return overall(Table(methods, upwards), baseline(experiment))
     except EvaluationError as error:
-        raise EvaluationError(
-            f"repeat {place + 1}: {error}" if experiment.repeats.finals > 1 else str(error)
-        ) from error
+        raise EvaluationError(f"repeat {run + 1}: {error}" if experiment.repeats.finals > 1 else str(error)) from error
 
 
 def _card(layout: Layout, model: str) -> RunCard:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from eval.errors import EvaluationError
 from eval.files import read_json, write_json
@@ -107,31 +108,32 @@ class Subsets:
 
     def write(self, layout: Layout) -> None:
         """Write the list of a work folder."""
-        write_json(
-            layout.subsets,
-            {
-                "seed": self.seed,
-                "rates": self.rates,
-                "tasks": self.tasks,
-                "questions": {
-                    split: {
-                        task: {"file": _noted(layout, questions.file), "count": questions.count}
-                        for task, questions in of_split.items()
-                    }
-                    for split, of_split in self.questions.items()
-                },
-                "models": {
-                    name: {
-                        "samples": data.samples,
-                        "counts": data.counts,
-                        "sizes": data.sizes,
-                        "seed": data.seed,
-                        "files": {task: [_noted(layout, file) for file in files] for task, files in data.files.items()},
-                    }
-                    for name, data in self.models.items()
-                },
+        write_json(layout.subsets, self.as_json(layout))
+
+    def as_json(self, layout: Layout) -> dict[str, Any]:
+        """The list as it stands in the file."""
+        return {
+            "seed": self.seed,
+            "rates": self.rates,
+            "tasks": self.tasks,
+            "questions": {
+                split: {
+                    task: {"file": _noted(layout, questions.file), "count": questions.count}
+                    for task, questions in of_split.items()
+                }
+                for split, of_split in self.questions.items()
             },
-        )
+            "models": {
+                name: {
+                    "samples": data.samples,
+                    "counts": data.counts,
+                    "sizes": data.sizes,
+                    **({} if data.seed is None else {"seed": data.seed}),
+                    "files": {task: [_noted(layout, file) for file in files] for task, files in data.files.items()},
+                }
+                for name, data in self.models.items()
+            },
+        }
 
 
 def _noted(layout: Layout, file: str) -> str:

@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from visatb.workdir.changes import compared_tasks, models_of, runs_of, signs_of, task_changes_by_run
+from eval.overall import improvement
+from eval.weights import Weights
+from visatb.workdir.contents import Matrix
 from visatb.workdir.redraw import DRAWS, Array, redraw
+from visatb.workdir.results_file import Results
 from visatb.workdir.scores import Cell
 
 Interval = tuple[float, float]
@@ -166,7 +168,7 @@ class _Chance:
 class _Pairs:
     """Makes comparisons out of what was measured."""
 
-    results: Mapping[str, Any]
+    results: Results
     measured: _Measured
     chance: _Chance
     noise: float | None
@@ -189,7 +191,7 @@ class _Pairs:
         return Comparison(
             method=method,
             other=other,
-            baseline=str(self.results.get("baseline", "EW")),
+            baseline=self.results.baseline,
             delta_i=(float(mine.mean()), float(theirs.mean())),
             delta_e=(float(_loss(mine).mean()), float(_loss(theirs).mean())),
             gain=gain,
@@ -197,7 +199,7 @@ class _Pairs:
             by_task=by_task,
             own=own,
             exact=m.exact if known else list(m.tasks),
-            tasks=(len(m.tasks), len(self.results["tasks"])),
+            tasks=(len(m.tasks), len(self.results.tasks)),
             runs=runs,
             kind=kind,
             spread=self.noise if between is None else between,
@@ -206,19 +208,15 @@ class _Pairs:
         )
 
 
-def compare(
-    results: Mapping[str, Any] | None, cells: Cells, noise: float | None = None, seed: int = 0
-) -> list[Comparison]:
+def compare(results: Results | None, cells: Cells, noise: float | None = None, seed: int = 0) -> list[Comparison]:
     """All methods against EW and against STL; first VisATB against EW (where one is missing, the best other method).
 
     `noise`: `noise_of_proxies`, for work folders whose methods were trained once. The first comparison is the one that
     was meant before any result was seen, and stands by itself; the p of the others are Holm's. Empty while there are
     no two methods with all their figures.
     """
-    if not results:
-        return []
-    ready = _ready(results)
-    if len(ready) < 2:
+    ready = _ready(results) if results else []
+    if not results or len(ready) < 2:
         return []
     rng = np.random.default_rng(seed)
     measured = _measure(results, cells, ready, rng)
@@ -244,42 +242,38 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def noise_of_proxies(weights: Mapping[str, Any] | None, matrix: Mapping[str, Any] | None) -> float | None:
+def noise_of_proxies(weights: Weights | None, matrix: Matrix | None) -> float | None:
     """How ΔI of two methods, trained once each, differs by chance, in points: by the repeats of the proxies.
 
     Each task's model with all of its data stands for a final run: with its standard deviation from training to training
     s_j and its figure V_j, the difference has the variance 2 · Σ (100·s_j ÷ V_j)² ÷ M². None without repeats.
     """
-    noise = (weights or {}).get("training_noise") or {}
-    groups = (weights or {}).get("groups") or {}
-    unit_of = {task: unit for unit, members in groups.items() for task in members}
+    if not weights or not matrix:
+        return None
+    unit_of = {task: unit for unit, members in (weights.get("groups") or {}).items() for task in members}
+    rows = {"plus_mini": matrix.get("plus_mini") or {}, "single": matrix.get("single") or {}}
     parts = []
-    for task, entry in noise.items():
+    for task, entry in (weights.get("training_noise") or {}).items():
         unit = unit_of.get(task, task)
-        for kind in ("plus_mini", "single"):
+        for kind, units in rows.items():
             deviation = entry["standard_deviation"].get(f"{kind}:{unit}")
-            figure = ((matrix or {}).get(kind) or {}).get(unit, {}).get(task)
+            figure = units.get(unit, {}).get(task)
             if deviation is not None and figure is not None and np.mean(figure) > 0:
                 parts.append(100 * float(deviation) / float(np.mean(figure)))
                 break
     return math.sqrt(2 * math.fsum(part**2 for part in parts)) / len(parts) if parts else None
 
 
-def _ready(results: Mapping[str, Any]) -> list[str]:
+def _ready(results: Results) -> list[str]:
     """The methods that ΔI and ΔE are known of, with as many runs as the baseline."""
-    baseline = str(results.get("baseline", "EW"))
-    known = [name for name in results["methods"] if _is_number(results, "delta_i", name)]
-    known = [name for name in known if _is_number(results, "delta_e", name) or name == baseline]
-    if baseline in results["methods"] and baseline not in known and known:
+    baseline, tasks = results.baseline, results.delta_tasks
+    known = [name for name in results.methods if name in results.delta_i]
+    known = [name for name in known if name in results.delta_e or name == baseline]
+    if baseline in results.methods and baseline not in known and known:
         known.append(baseline)
-    tasks = compared_tasks(results)
-    counts = {name: [len(task_changes_by_run(results, name).get(task, [])) for task in tasks] for name in known}
+    counts = {name: [len(results.changes_by_run(name).get(task, [])) for task in tasks] for name in known}
     wanted = counts.get(baseline, [])
-    return [name for name in results["methods"] if tasks and name in known and counts[name] == wanted and all(wanted)]
-
-
-def _is_number(results: Mapping[str, Any], key: str, name: str) -> bool:
-    return isinstance((results.get(key) or {}).get(name), int | float)
+    return [name for name in results.methods if tasks and name in known and counts[name] == wanted and all(wanted)]
 
 
 def _pairs(ready: Sequence[str], gains: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -296,34 +290,31 @@ def _pairs(ready: Sequence[str], gains: Mapping[str, float]) -> list[tuple[str, 
     return list(dict.fromkeys(pairs))
 
 
-def _measure(results: Mapping[str, Any], cells: Cells, methods: list[str], rng: np.random.Generator) -> _Measured:
-    tasks = compared_tasks(results)
-    base = methods.index(str(results.get("baseline", "EW")))
+def _measure(results: Results, cells: Cells, methods: list[str], rng: np.random.Generator) -> _Measured:
+    base = methods.index(results.baseline)
     points, drawn, exact = [], [], []
-    for task in tasks:
-        figures = np.array([runs_of(results, method, task) for method in methods], dtype=float)
-        names = [str(entry["metric"]) for entry in results["metrics"][task]]
-        rows = [
-            [_in_order(cells(task, model), names) for model in models_of(results, method, task)] for method in methods
-        ]
+    for task in results.delta_tasks:
+        figures = np.array([results.runs_of(method, task) for method in methods], dtype=float)
+        names = [metric.name for metric in results.metrics[task]]
+        rows = [[_in_order(cells(task, model), names) for model in results.models_of(m, task)] for m in methods]
         values = redraw(rows, figures, rng)
         if values is None:
             values = np.repeat(figures[..., None], DRAWS, axis=-1)
             exact.append(task)
-        signs = np.array(signs_of(results, task))
-        points.append(_percent(figures[..., None], base, signs)[..., 0])
-        drawn.append(_percent(values, base, signs))
-    return _Measured(methods, tasks, np.stack(points, axis=-1), np.stack(drawn, axis=2), exact)
+        points.append(_percent(figures[..., None], base, results.signs_of(task))[..., 0])
+        drawn.append(_percent(values, base, results.signs_of(task)))
+    return _Measured(methods, list(results.delta_tasks), np.stack(points, axis=-1), np.stack(drawn, axis=2), exact)
 
 
-def _percent(figures: Array, base: int, signs: Array) -> Array:
+def _percent(figures: Array, base: int, signs: Sequence[int]) -> Array:
     """I_i% of figures float64[methods, runs, metrics, B], float64[methods, runs, B]."""
-    below = np.maximum(figures[base], np.finfo(float).tiny)
-    return np.asarray(100 * (signs[:, None] * (figures - below) / below).mean(axis=2))
+    by_metric = np.moveaxis(figures, 2, 0)
+    below = np.maximum(by_metric[:, base], np.finfo(float).tiny)
+    return np.asarray(improvement(list(by_metric), list(below), signs))
 
 
 def _loss(changes: Array) -> Array:
-    """ΔE% from I_i% float64[runs, tasks, ...]."""
+    """ΔE% from I_i% float64[runs, tasks, ...]: `eval.overall.loss` of every draw."""
     return np.asarray(np.maximum(0, -changes).mean(axis=1))
 
 

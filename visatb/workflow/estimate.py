@@ -25,6 +25,7 @@ from visatb.experiment.training import (
     training_arguments,
 )
 from visatb.experiment.yaml_lines import ExperimentError
+from visatb.workdir.contents import read_costs
 from visatb.workdir.layout import Layout
 from visatb.workdir.subsets import Counts, counts
 
@@ -238,8 +239,8 @@ def _answer_seconds(questions: int, size: float | None, machine: Machine) -> flo
 def _measured(workdir: Path) -> float | None:
     """Questions answered a second, by what this work folder has measured; None before it has."""
     try:
-        cost = json.loads(Layout(workdir).cost.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        cost = read_costs(Layout(workdir))
+    except EvaluationError:
         return None
     pairs = [(entry.get("questions", 0), entry.get("infer_seconds") or 0) for entry in cost.values()]
     questions, seconds = (sum(column) for column in zip(*pairs, strict=True)) if pairs else (0, 0)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.errors import EvaluationError
 from eval.files import read_object
 from llava.progress import read_progress
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workdir.layout import Layout
+from visatb.workdir.results_file import Results
 from visatb.workdir.state import Steps, is_done, is_locked, read_keys, read_outcome
 from visatb.workflow.estimate import weight_advice
 from visatb.workflow.jobs import Job, jobs
@@ -54,11 +57,21 @@ def read_status(workdir: Path) -> Status:
     plan = read_object(layout.jobs)
     running = is_locked(layout.lock("run"))
     found = [_job_status(layout, job, plan, running) for job in jobs(experiment)]
-    results = read_object(layout.results)
     remarks = ["the other jobs follow when mini has told the groups"] if experiment.grouping else []
-    remarks += [f"{task} waits for its score from outside: {file}" for task, file in results.get("waiting", {}).items()]
+    remarks += _results_remarks(layout)
     remarks += weight_advice(layout.root)
     return Status(experiment.name, running, found, remarks)
+
+
+def _results_remarks(layout: Layout) -> Iterator[str]:
+    """Which scores the results wait for, or that they are damaged."""
+    try:
+        results = Results.read(layout)
+    except EvaluationError as error:
+        yield f"{error}; remove it and run again"
+    else:
+        for task, file in results.waiting.items() if results else ():
+            yield f"{task} waits for its score from outside: {file}"
 
 
 def _job_status(layout: Layout, job: Job, plan: dict[str, Any], running: bool) -> JobStatus:
