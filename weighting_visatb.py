@@ -314,8 +314,8 @@ def _check_rows(matrix: Mapping[str, Any], proxies: str, known: set[str]) -> Non
     strange = [str(name) for name in rows if name not in known] if isinstance(rows, Mapping) else []
     if strange:
         raise WeightingError(
-            f"`{proxies}` has models of {_some(strange)}, but there is no figure on these: the tasks are "
-            f"{_some(sorted(known))}. Score all models on all tasks, or name the tasks that are meant "
+            f"`{proxies}` has models of {some(strange)}, but there is no figure on these: the tasks are "
+            f"{some(sorted(known))}. Score all models on all tasks, or name the tasks that are meant "
             "(--task_names with --scores, `tasks` in a matrix) and leave the other models out"
         )
 
@@ -362,7 +362,7 @@ def _names(value: Any, what: str) -> list[str]:
     return value
 
 
-def _some(names: Sequence[str], shown: int = 6) -> str:
+def some(names: Sequence[str], shown: int = 6) -> str:
     """The names, or the first of them and a count."""
     return ", ".join(names) if len(names) <= shown else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
@@ -466,7 +466,7 @@ def check_complete(problem: Problem) -> None:
             asked = problem.needed()[row] & (np.maximum(problem.counts[row], 1) > k)
             missing = np.flatnonzero(asked & np.isnan(problem.repeats[row, :, k]))
             if len(missing):
-                lines.append(f"no figure of {repeat_name(model, k)} on {_some([problem.tasks[j] for j in missing])}")
+                lines.append(f"no figure of {repeat_name(model, k)} on {some([problem.tasks[j] for j in missing])}")
     if lines:
         shown = "; ".join(lines[:5]) + (f"; and of {len(lines) - 5} more models" if len(lines) > 5 else "")
         raise WeightingError(f"incomplete: {shown}; score every model on every task (`on_degenerate` mends no holes)")
@@ -850,7 +850,7 @@ def weigh(
     chosen = auto_temperature(*measured.vectors, alpha) if temperature == "auto" else float(temperature)
     settings = _Settings(chosen, alpha, on_degenerate, noise)
     if bootstrap and (lost := not_sure(problem, samples)):
-        warnings.append(f"no intervals: standard errors or per-sample scores are missing on {_some(lost)}")
+        warnings.append(f"no intervals: standard errors or per-sample scores are missing on {some(lost)}")
     drawn = _draws(problem, samples, trained, bootstrap, seed) if bootstrap else {}
     kinds = {kind: _usable(problem, values, settings) for kind, values in drawn.items()}
     used, shrunken = _shrinkage(problem, measured, kinds, settings, shrinkage)

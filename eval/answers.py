@@ -15,15 +15,13 @@ from typing import Any, TypedDict
 
 from eval.errors import EvaluationError
 from eval.files import read_json
+from eval.names import NAMED
 from eval.repeats import split_repeat
 
 IDENTITY = ("task", "model", "split")
 HUMAN_ROLES = ("human", "user")
 ASSISTANT_ROLES = ("gpt", "assistant")
-# {benchmark/task}(-mini|-plus-mini)_{train|val|test}-{size}_{model}
-ANSWER_FILE_NAME = re.compile(
-    r"(?P<task>.+?)(?:-plus-mini|-mini)?_(?P<split>train|val|test)(?:-[^_]+)?(?:_(?P<model>.+))?"
-)
+ANSWER_FILE_NAME = re.compile(rf"{NAMED}(?:-[^_]+)?(?:_(?P<model>.+))?")
 
 
 def safe_name(name: str) -> str:

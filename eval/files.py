@@ -151,6 +151,11 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.close(handle)
 
 
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its names, in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits. Raises OSError where it cannot be read."""
     digest = hashlib.sha256()

@@ -38,3 +38,27 @@ def test_imports_run_downwards_only(folder, within, layers):
 def test_every_room_has_its_place():
     entries = (ROOT / "visatb").iterdir()
     assert {path.stem for path in entries if path.suffix == ".py" or list(path.glob("*.py"))} == set().union(*ROOMS)
+
+
+class _Nameless(ast.NodeTransformer):
+    """Takes local names away, so that the same code with other names is the same."""
+
+    def visit_Name(self, node):
+        return ast.Name("_", node.ctx)
+
+    def visit_arg(self, node):
+        return ast.arg("_")
+
+
+def test_no_function_is_there_twice():
+    """Of other names, too; `weighting_visatb.py` and the examples can be copied alone."""
+    found = {}
+    for folder in ("visatb", "llava", "eval", "transformers_patch"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.FunctionDef):
+                    body = node.body[ast.get_docstring(node) is not None :]
+                    code = ast.dump(_Nameless().visit(ast.Module(body, [])))
+                    if len(code) > 250:
+                        found.setdefault(code, []).append(f"{file.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert [names for names in found.values() if len(names) > 1] == []

@@ -27,7 +27,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from eval.files import sha256, whole_file
+from eval.files import digest, sha256, whole_file
 from llava.data.errors import REASONS, DataError
 from llava.data.images import stamp
 from llava.data.index_rows import BatchResult, IndexSettings, run_batches
@@ -101,7 +101,7 @@ def _describe(paths: Sequence[Path], settings: IndexSettings, bad_samples: str) 
         "bad_samples": bad_samples,
         "processor": _fingerprint(settings.processor),
     }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:20], described
+    return digest(described)[:20], described
 
 
 def _hash_file(path: Path) -> dict[str, Any]:

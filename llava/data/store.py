@@ -7,7 +7,6 @@ The Arrow file is memory-mapped: processes share its pages, and none holds the s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from eval.files import sha256
+from eval.files import digest, sha256
 from llava.data.errors import DataError
 
 SAMPLES_FILE = "samples.arrow"
@@ -160,22 +159,18 @@ class SampleStore:
 def write_summary(folder: Path, content: dict[str, Any]) -> None:
     """Write what the index holds, last of its files, with hashes of the others and of this content itself."""
     content = content | {"sha256": {name: sha256(folder / name) for name in (SAMPLES_FILE, PROBLEMS_FILE)}}
-    content |= {"seal": _seal(content)}
+    content |= {"seal": digest(content)}
     (folder / SUMMARY_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def check_files(folder: Path) -> None:
     """Raise DataError where a file of the index is not as it was written, to the last bit (reads them all)."""
     summary = read_summary(folder)
-    if summary.get("seal") != _seal({name: value for name, value in summary.items() if name != "seal"}):
+    if summary.get("seal") != digest({name: value for name, value in summary.items() if name != "seal"}):
         raise DataError(f"{SUMMARY_FILE} is not as it was written")
     for name, content in summary["sha256"].items():
         if sha256(folder / name) != content:
             raise DataError(f"{name} is not as it was written")
-
-
-def _seal(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

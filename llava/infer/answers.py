@@ -12,7 +12,6 @@ For the answer file `NAME.json` there are, beside it:
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -24,16 +23,12 @@ from typing import Any, BinaryIO
 from eval import files
 from eval.errors import EvaluationError
 from llava.data.errors import DataError
+from llava.differences import differences
 
 logger = logging.getLogger(__name__)
 
 Key = Mapping[str, Any]
 """JSON values that decide the answers: two runs with equal keys answer alike."""
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class AnswerFile:
@@ -114,9 +109,7 @@ class AnswerFile:
         if not isinstance(held, dict):
             whose = f"{kind} that did not come from this program, or whose .key file was lost"
         else:
-            names = [name for name in self.key if held.get(name) != self.key[name]]
-            shown = (f"{name} ({_short(held.get(name))} there, {_short(self.key[name])} here)" for name in names)
-            whose = f"{kind} of another run, which differs in {'; '.join(shown)}"
+            whose = f"{kind} of another run, which differs in {differences(held, self.key, self.key)}"
         raise DataError(f"{file} holds {whose}; delete it, or choose another --answers-folder or --model-name")
 
 
@@ -186,8 +179,3 @@ def _journal_key(lines: Sequence[bytes]) -> dict[str, Any] | None:
     except (ValueError, LookupError, TypeError):
         return None
     return key if isinstance(key, dict) else None
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"

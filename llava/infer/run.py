@@ -13,10 +13,11 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.answers import safe_name
+from eval.files import digest
 from llava.data.errors import BadSampleError, DataError
 from llava.data.images import stamp
 from llava.data.template import check_template
-from llava.infer.answers import AnswerFile, digest
+from llava.infer.answers import AnswerFile
 from llava.infer.checkpoint import Checkpoint
 from llava.infer.engine import GenerationSettings, Generator, RequestError
 from llava.infer.prompts import Prompt, PromptMaker

@@ -16,17 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval.files import sync, write_text
+from llava.differences import differences
 from llava.train.arguments import UsageError
+from llava.train.marks import BASE_MODEL, CARD, DIVERGED, PREEMPTED, SETTINGS, WEIGHT_FILES
 from llava.train.without_effect import WITHOUT_EFFECT
 from transformers_patch.checkpoint import DAMAGED, sync_tree
 
-SETTINGS = "run_settings.json"
-CARD = "run_card.json"
-PREEMPTED = "preempted"
-DIVERGED = "diverged"
-BASE_MODEL = "base_model"
 _SAVING = ".saving"
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json")
 
 State = Literal["new", "unfinished", "finished"]
 
@@ -146,7 +142,7 @@ def _clear(folder: Path) -> None:
     ]:
         if path.is_dir():
             shutil.rmtree(path)
-    for pattern in _WEIGHTS:
+    for pattern in (*WEIGHT_FILES, "adapter_config.json"):
         for file in folder.glob(pattern):
             file.unlink()
 
@@ -154,11 +150,4 @@ def _clear(folder: Path) -> None:
 def _differences(held: Any, wanted: Any) -> str:
     wanted = json.loads(json.dumps(wanted))
     held, wanted = (value if isinstance(value, dict) else {} for value in (held, wanted))
-    names = sorted(name for name in {*held, *wanted} if held.get(name) != wanted.get(name))
-    shown = [f"{name} ({_short(held.get(name))} there, {_short(wanted.get(name))} here)" for name in names[:5]]
-    return "; ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return differences(held, wanted, sorted({*held, *wanted}))

@@ -16,14 +16,15 @@ from typing import Any
 import yaml
 
 from eval.metrics import parse_box
+from eval.names import NAMED
 from llava.data.errors import DataError
-from llava.data.records import read_records
+from llava.data.records import image_paths, read_records
 from visatb.experiment import records
 from visatb.experiment.null import PARTS, Files, split_at_random
 from visatb.experiment.sizes import choose_sizes, longest_sequence
 from visatb.experiment.yaml_lines import ExperimentError
 
-_NAME = re.compile(r"(?P<task>.+?)_(?P<split>train|val|test)(?:-[^_]+)?\.jsonl?")
+_NAME = re.compile(rf"{NAMED}(?:-[^_]+)?\.jsonl?")
 _LOOKED_AT = 50
 _LONG_ANSWER = 5  # words, on average: above it a caption, below it an answer to be matched
 
@@ -105,7 +106,7 @@ def _find(folder: Path) -> Files:
     found: Files = {}
     for file in sorted(folder.rglob("*.json*")):
         match = _NAME.fullmatch(file.name)
-        if match and not match["task"].endswith(("-mini", "-plus-mini")):
+        if match and not match["kind"]:
             found.setdefault(match["task"], {}).setdefault(match["split"], []).append(file)
     if not found:
         raise ExperimentError(f"{folder}: holds no file named {{task}}_{{train|val|test}}-{{size}}.json")
@@ -152,15 +153,12 @@ def guess_metric(file: Path) -> tuple[str, str]:
 
 def _image_folder(folder: Path, files: list[Path]) -> Path | None:
     """The folder that holds the images of the files' first records; where none does, one that is named so."""
-    names = [name for file in files for raw in itertools.islice(read_records(file), 3) for name in _images(raw.content)]
+    names = [
+        name for file in files for raw in itertools.islice(read_records(file), 3) for name in image_paths(raw.content)
+    ]
     places = [folder / "images", folder, folder.parent / "images", folder.parent]
     holding = (path for path in places if names and all((path / name).is_file() for name in names))
     return next(holding, next((path for path in places[::2] if path.is_dir()), None))
-
-
-def _images(record: Any) -> list[str]:
-    image = record.get("image") if isinstance(record, dict) else None
-    return [name for name in (image if isinstance(image, list) else [image]) if isinstance(name, str)]
 
 
 def _relative(path: Path, base: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval import files
+from eval.names import SIZED, UNITS
 from llava.data.errors import DataError
 from llava.data.records import read_records, record_name
-
-# {benchmark/task}_{train|val|test}-{size}, the size as a number or as 41k
-_SIZE_IN_NAME = re.compile(r"_(?:train|val|test)-(\d+(?:\.\d+)?)([kKmM]?)$")
 
 
 def count(files: Sequence[str]) -> int:
@@ -28,10 +25,10 @@ def count_by_name(files: Sequence[str]) -> int | None:
     """The number of records by the files' names (`…_train-41k.json`); None where one does not tell."""
     total = 0
     for file in files:
-        match = _SIZE_IN_NAME.search(Path(file).stem)
+        match = SIZED.fullmatch(Path(file).stem)
         if match is None:
             return None
-        total += round(float(match[1]) * {"": 1, "k": 1000, "m": 1_000_000}[match[2].lower()])
+        total += round(float(match["size"]) * UNITS[match["unit"].lower()])
     return total
 
 

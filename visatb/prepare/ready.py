@@ -11,14 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from eval.names import SIZED, UNITS
 from visatb.prepare.files import records
 from visatb.prepare.output import Output, count
 from visatb.prepare.source import SPLITS, PrepareError, Record
 
-_NAME = re.compile(
-    r"(?P<task>.+?)(?P<kind>-mini|-plus-mini)?_(?P<split>train|val|test)-(?P<size>\d+(?:\.\d+)?)(?P<unit>[kKmM]?)"
-)
-_UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 # Other names of tasks, in letters and digits only.
 _ALIASES = {
     "RefCOCO-caption": ("refcaption", "refcococaption", "refcococap"),
@@ -61,10 +58,10 @@ class ReadyFile(NamedTuple):
 
 def parse_name(path: Path) -> ReadyFile | None:
     """What a file's name says; None where it is not so named."""
-    match = _NAME.fullmatch(path.stem)
+    match = SIZED.fullmatch(path.stem)
     if match is None or path.suffix not in (".json", ".jsonl"):
         return None
-    unit = _UNITS[match["unit"].lower()]
+    unit = UNITS[match["unit"].lower()]
     decimals = len(match["size"].partition(".")[2])
     step = unit / 10**decimals if unit > 1 else 1
     return ReadyFile(path, match["task"], match["kind"] or "", match["split"], float(match["size"]) * unit, step)

@@ -30,7 +30,7 @@ def matrix(run: Run) -> dict[str, Any] | None:
         return kinds.index(kind), order.index(unit) if unit in order else len(order)
 
     rows = [
-        {"name": name, "cells": [(_plain(figures.get(task)), _spread(spread.get(task))) for task in tasks]}
+        {"name": name, "cells": [(svg.plain(figures.get(task)), _spread(spread.get(task))) for task in tasks]}
         for name, figures, spread in sorted(run.matrix_rows(), key=lambda row: place(row[0]))
     ]
     counts = matrix.get("num_samples") or {}
@@ -48,8 +48,8 @@ def contributions(run: Run) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = []
     for i, (unit, values) in enumerate(zip(units, weights["contributions"], strict=True)):
         cells = [_heat(value, top, i == j, unit, units[j]) for j, value in enumerate(values)]
-        rows.append({"name": unit, "cells": cells, "mean": _plain(weights["mean_contributions"]["out"][unit], 4)})
-    means = [_plain(weights["mean_contributions"]["in"][unit], 4) for unit in units]
+        rows.append({"name": unit, "cells": cells, "mean": svg.plain(weights["mean_contributions"]["out"][unit], 4)})
+    means = [svg.plain(weights["mean_contributions"]["in"][unit], 4) for unit in units]
     overview = svg.contribution_map(units, [row["cells"] for row in rows]) if len(units) > MANY else None
     return {"units": units, "rows": rows, "means": means, "top": f"{top:.2f}", "map": overview}
 
@@ -123,7 +123,7 @@ def weights(run: Run) -> dict[str, Any] | None:
                 "name": unit,
                 "tasks": ", ".join(groups.get(unit, [])),
                 "scores": [
-                    _plain(score, 4)
+                    svg.plain(score, 4)
                     for score in (
                         weights["mean_contributions"]["out"][unit],
                         weights["mean_contributions"]["in"][unit],
@@ -182,10 +182,6 @@ def whatif(run: Run) -> dict[str, Any] | None:
         "temperature": weights["temperature"],
         "alpha": [weights["alpha"][part] for part in COMPONENTS],
     }
-
-
-def _plain(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _spread(value: float | None) -> str:

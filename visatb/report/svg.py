@@ -86,7 +86,7 @@ def difficulty_bars(values: Mapping[str, float | None]) -> Markup:
     known = [value for value in values.values() if value is not None]
     low, high = min([0.0, *known]), max([1.0, *known])
     scale = _scale(low, high, GUTTER, WIDTH - 52)
-    said = ", ".join(f"{name} {_number(value, 2)}" for name, value in values.items())
+    said = ", ".join(f"{name} {plain(value, 2)}" for name, value in values.items())
     chart = _Chart(len(values) * ROW + 26, "Difficulty of each task", said, "difficulty")
     _grid(chart, scale, _ticks(low, high, 4), len(values) * ROW)
     for row, (name, value) in enumerate(values.items()):
@@ -97,7 +97,7 @@ def difficulty_bars(values: Mapping[str, float | None]) -> Markup:
             chart.add(
                 "rect", "bar hard", None, f"{name}: D = {value:.4f}", x=left, y=y + 6, width=right - left, height=18
             )
-        chart.label(scale(max(value or 0, 0)) + 6, y + 19, _number(value, 3), "value start")
+        chart.label(scale(max(value or 0, 0)) + 6, y + 19, plain(value, 3), "value start")
     return chart.markup()
 
 
@@ -298,7 +298,8 @@ def _short(name: str) -> str:
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 
-def _number(value: float | None, digits: int) -> str:
+def plain(value: float | None, digits: int = 4) -> str:
+    """A number as the page shows it, a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from eval.files import read_if_there
+from llava.train.marks import CARD
 from visatb.workdir.layout import Layout
 
 Cells = dict[str, Any]
@@ -84,7 +85,7 @@ def read_grouping(layout: Layout) -> Grouping | None:
 
 def read_run_card(model: Path) -> RunCard | None:
     """`run_card.json` of a model's folder."""
-    return cast("RunCard | None", read_if_there(model / "run_card.json"))
+    return cast("RunCard | None", read_if_there(model / CARD))
 
 
 def read_costs(layout: Layout) -> dict[str, ModelCost]:

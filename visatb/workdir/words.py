@@ -6,13 +6,15 @@ The page, the model card, `results.json` and the terminal all take them from her
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from visatb.workdir.verdict import CERTAIN, ENOUGH, QUESTIONS, Change, Comparison
+from weighting_visatb import some
 
 POINT = 1.0  # points of ΔI: the difference that the words say how many runs would tell
 NUMBERS = {1: "one run", 2: "two runs"}
+_names = partial(some, shown=8)  # the tables have them all
 
 
 @dataclass(frozen=True)
@@ -120,18 +122,13 @@ def _interval(c: Comparison, change: Change) -> str:
 
 
 def _task_by_task(c: Comparison) -> str:
-    names = {side: some(c.on_side(side)) for side in (1, -1, 0)}
+    names = {side: _names(c.on_side(side)) for side in (1, -1, 0)}
     parts = [f"ahead on {names[1]}"] if names[1] else []
     parts += [f"behind on {names[-1]}"] if names[-1] else []
     parts += [f"no clear difference on {names[0]}"] if names[0] else []
-    parts += [f"no standard errors, so not known on {some(c.unsure)}"] if c.unsure else []
+    parts += [f"no standard errors, so not known on {_names(c.unsure)}"] if c.unsure else []
     by = "" if c.gain.interval is None else f", each by its own interval ({c.kind})"
     return f"Task by task against {c.other}{by}: {'; '.join(parts)}." if parts else ""
-
-
-def some(names: Sequence[str], most: int = 8) -> str:
-    """The names, or where they are many the first of them and a count; the tables have them all."""
-    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def _caution(c: Comparison) -> str:
@@ -146,7 +143,7 @@ def _caution(c: Comparison) -> str:
     if c.gain.interval:
         parts.append(_how(c))
     if c.gain.interval and c.exact:
-        parts.append(f"Without standard errors, so counted as exact in them: {some(c.exact)}.")
+        parts.append(f"Without standard errors, so counted as exact in them: {_names(c.exact)}.")
     if c.family:
         parts.append(
             f"{c.method} against {c.other} is the comparison that was meant from the start and stands by itself; the "

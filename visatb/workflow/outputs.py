@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from llava.train.marks import BASE_MODEL
 from visatb.experiment.names import SPLITS
 from visatb.workdir.layout import Layout
 from visatb.workdir.state import Step
@@ -42,4 +43,4 @@ _NAMED: dict[str, Callable[[Layout], tuple[Path, ...]]] = {
 def model_files(folder: Path) -> Iterator[Path]:
     """The files of a trained model; checkpoints, and logs for other programs, are not among them."""
     yield from folder.glob("*")
-    yield from (folder / "base_model").rglob("*")
+    yield from (folder / BASE_MODEL).rglob("*")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from eval.cli import evaluate, log_notes
 from eval.files import read_object, write_json
+from llava.train.marks import BASE_MODEL, DIVERGED, WEIGHT_FILES
 from visatb.experiment.models import ModelJob, models
 from visatb.experiment.names import Split
 from visatb.workdir.results import write_cost, write_results
@@ -20,9 +21,6 @@ from visatb.workflow.context import Context
 from visatb.workflow.process import StepError
 
 logger = logging.getLogger("visatb.job")
-
-WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
-DIVERGED = "diverged"  # the file that a diverged training leaves in its folder
 
 
 @contextmanager
@@ -238,7 +236,7 @@ def _weight_files(folder: Path) -> Iterator[Path]:
     """What goes when a model's weights go; its cards and logs stay."""
     for pattern in WEIGHT_FILES:
         yield from folder.glob(pattern)
-    yield from (file for file in (folder / "base_model").rglob("*") if file.is_file())
+    yield from (file for file in (folder / BASE_MODEL).rglob("*") if file.is_file())
 
 
 def tidy(context: Context, model: ModelJob) -> None:
