@@ -23,6 +23,19 @@ class _Given(TypedDict):
     weights: dict[str, float]
 
 
+class Shrinkage(TypedDict):
+    """λ plain (`none`) and shrunken (`auto`), whichever `mode` says is used, and what the latter is computed from.
+
+    `reliability`: the share of what differs that is no noise, by component; `scores`: C_out, C_in and D after
+    shrinkage by component and unit; `weights`: λ by mode and task.
+    """
+
+    mode: str
+    reliability: dict[str, float]
+    scores: dict[str, dict[str, float | None]]
+    weights: dict[str, dict[str, float]]
+
+
 class Weights(_Given, total=False):
     """A weights file. `weights` may hold more tasks than `tasks`: those of fixed weight.
 
@@ -41,8 +54,16 @@ class Weights(_Given, total=False):
     groups: dict[str, list[str]]
     intervals: dict[str, dict[str, Any]]
     draws: dict[str, int]
+    shrinkage: Shrinkage
     training_noise: dict[str, dict[str, Any]]
     warnings: list[str]
+
+
+def weighed_scores(weights: Weights) -> list[dict[str, float | None]]:
+    """C_out, C_in and D by unit as λ was computed from them: as measured, or shrunken where the file says so."""
+    if (shrinkage := weights.get("shrinkage")) and shrinkage["mode"] == "auto":
+        return [shrinkage["scores"][part] for part in COMPONENTS]
+    return [*(weights["mean_contributions"][part] for part in ("out", "in")), weights["difficulties"]]
 
 
 def read_weights(path: Path) -> Weights:

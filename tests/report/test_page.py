@@ -21,14 +21,14 @@ from PIL import Image
 
 from tests.report.academic import HOSTILE, PAPER, TASKS, begun
 from visatb.report import build
-from visatb.report.load import ReportError, load
+from visatb.report.load import Cell, ReportError, load
 from visatb.report.measured import STRONG, matrix
 from visatb.report.outcome import curves, losses
-from visatb.report.page import asset
+from visatb.report.resources import asset, palette
 from visatb.report.svg import thin
 from visatb.report.view import notes, script_json
 from visatb.workdir.layout import Layout
-from weighting_visatb import build_problem, weigh
+from weighting_visatb import build_problem, visatb_weights, weigh
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -246,11 +246,10 @@ def contrast(a: Any, b: Any) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("theme", [":root", ':root[data-theme="dark"]'])
-def test_every_cell_can_be_read(theme: str) -> None:
+@pytest.mark.parametrize("theme", [0, 1])  # light, dark
+def test_every_cell_can_be_read(theme: int) -> None:
     """A text of contrast 4.5 or more on every colour that a cell can have, in both themes (WCAG AA)."""
-    block = asset("report.css").split(theme + " {", 1)[1].split("}", 1)[0]
-    colours = dict(re.findall(r"--([\w-]+): (#\w+)", block))
+    colours = {name: pair[theme] for name, pair in palette().items()}
     for share in range(101):
         text = linear(colours["on-strong" if share > STRONG else "on-weak"])
         for sign in ("pos", "neg"):
@@ -564,3 +563,31 @@ def test_weights_that_do_not_fit_are_refused(bare: Path) -> None:
     change(bare / "weights.json", contributions=[[1.0]])
     with pytest.raises(ReportError, match=r"weights\.json: its parts"):
         load(bare)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_panel_starts_from_shrunken_scores_where_the_weights_do(bare: Path) -> None:
+    """What the panel computes first is λ of the run, whichever scores it came from."""
+    matrix = json.loads((bare / "matrix.json").read_text())
+    for mode in ("none", "auto"):
+        weights = weigh(build_problem(matrix, fixed={"ShareGPT": 1.0}), bootstrap=200, shrinkage=mode)
+        (bare / "weights.json").write_text(json.dumps(weights))
+        given = embedded(build(bare).read_text(encoding="utf-8"), "whatif-data")
+        vectors = (np.array(given[part], dtype=float) for part in ("out", "in", "difficulty"))
+        first = visatb_weights(*vectors, given["temperature"], given["alpha"])
+        assert first == pytest.approx([weights["weights"][task] for task in TASKS]), mode
+
+
+def test_a_mean_over_repeats_has_the_standard_error_of_its_questions(bare: Path) -> None:
+    """Of two runs on the same questions: that of the questions' mean values, by hand."""
+    run = load(bare)
+    assert run.results
+    values = {"EW": [1.0, 0.0, 1.0, 0.0], "EW#2": [1.0, 1.0, 1.0, 0.0]}
+    ids, ones = list("abcd"), [1.0] * 4
+    scores = {("test", "GQA", m): [Cell("em", sum(v) / 4, 0.3, True, ids, v, ones)] for m, v in values.items()}
+    twice = replace(run, results=replace(run.results, repeats={"EW": 2}), scores=scores)
+    [cell] = twice.test_cells("GQA", "EW")
+    assert cell.value == pytest.approx(0.625)
+    assert cell.stderr == pytest.approx(np.std([1, 0.5, 1, 0], ddof=1) / 2)
+    scores["test", "GQA", "EW#2"][0] = replace(scores["test", "GQA", "EW#2"][0], ids=list("abce"))
+    assert twice.test_cells("GQA", "EW")[0].stderr is None  # other questions: what they share is not known

@@ -114,3 +114,17 @@ def test_sampling_is_said(tmp_path):
     assert "sampling ratios" in "".join(
         make_plan(load_experiment(write_experiment(tmp_path, {"a": {}, "b": {}}, **settings))).notes
     )
+
+
+def test_repeats_of_a_model_are_one_row(tmp_path, capsys):
+    """Sixteen trainings that cost the same are not sixteen rows; the JSON has them all."""
+    settings = {"subsets": {"mini": 0.5}, "repeats": {"proxies": {"mini": 16}, "finals": 3}}
+    path = str(write_experiment(tmp_path, {"a": {}, "b": {}}, **settings))
+    assert main([path]) == 0
+    shown = capsys.readouterr().out
+    assert "mini (each of 16)" in shown
+    assert "EW (each of 3)" in shown
+    assert "plus_mini:a " in shown
+    assert "#" not in shown
+    assert main([path, "--json"]) == 0
+    assert sum(model["name"].startswith("mini") for model in json.loads(capsys.readouterr().out)["models"]) == 16

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich import box
@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eval.repeats import split_repeat
 from llava.data.errors import DataError
 from visatb.commands.terminal import duration, plain_console, size
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
-from visatb.workflow.estimate import Plan, make_plan
+from visatb.workflow.estimate import ModelPlan, Plan, make_plan
 from visatb.workflow.space import shortage
 
 
@@ -66,9 +67,9 @@ def _model_table(plan: Plan) -> Table:
     table.add_column("model", no_wrap=True)
     for name in ("samples", "steps", "questions", "to answer", "disk, peak", "kept"):
         table.add_column(name, justify="right", no_wrap=True, min_width=max(7, len(name)))
-    for model in plan.models:
+    for name, model in _rows(plan):
         table.add_row(
-            model.name,
+            name,
             f"{model.samples:,}" if model.samples else "–",
             f"{model.steps:,}" if model.steps else "–",
             f"{model.questions:,}" if model.questions else "–",
@@ -87,6 +88,16 @@ def _model_table(plan: Plan) -> Table:
         size(_total([model.kept_bytes for model in plan.models])),
     )
     return table
+
+
+def _rows(plan: Plan) -> Iterator[tuple[str, ModelPlan]]:
+    """The models, those that differ in nothing but their repeat in one row with the figures of each."""
+    alike: dict[ModelPlan, int] = {}
+    for model in plan.models:
+        first = dataclasses.replace(model, name=split_repeat(model.name)[0])
+        alike[first] = alike.get(first, 0) + 1
+    for model, count in alike.items():
+        yield (model.name if count == 1 else f"{model.name} (each of {count})"), model
 
 
 def _total(values: Sequence[float | None]) -> float | None:

@@ -15,7 +15,7 @@ from eval.files import write_text
 from eval.metrics import find_measure
 from visatb.experiment.schema import Experiment
 from visatb.report.load import ReportError, Run, load
-from visatb.report.page import asset, template
+from visatb.report.resources import asset, template
 from visatb.report.version import version
 from visatb.workdir.results_file import Metric, Results
 from visatb.workdir.scores import Cell

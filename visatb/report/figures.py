@@ -17,15 +17,17 @@ from matplotlib.figure import Figure
 from eval.files import whole_file
 from eval.weights import COMPONENTS
 from visatb.report.load import Run
-from visatb.report.svg import Points, method_classes
+from visatb.report.resources import colour
+from visatb.report.svg import TONES, Points, method_classes
 from visatb.report.tree import read_tree
 
 logger = logging.getLogger(__name__)
 
-PART_COLOURS = {"out": "#3f72af", "in": "#e0a030", "difficulty": "#b0476c"}
+PART_COLOURS = {"out": colour("out"), "in": colour("in"), "difficulty": colour("hard")}
 PART_NAMES = {"out": r"α$_{out}$·λ$_{out}$", "in": r"α$_{in}$·λ$_{in}$", "difficulty": r"α$_D$·λ$_D$"}
-METHOD_COLOURS = ("#0f766e", "#6b7280", "#c2701c", "#4f6fc4", "#b0476c", "#7a9a2e", "#8a5fb5")
-SIGNED = LinearSegmentedColormap.from_list("signed", ["#b8442c", "#f7f5f1", "#2563a8"])
+METHOD_COLOURS = tuple(colour(f"m{index}") for index in range(TONES))
+INK = colour("ink")
+SIGNED = LinearSegmentedColormap.from_list("signed", [colour(name) for name in ("neg", "bg", "pos")])
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -86,7 +88,7 @@ def _contributions(weights: Mapping[str, Any]) -> Figure:
         value = matrix[row, column]
         strong = row != column and abs(value) > 0.6 * top
         text = f"{value:.3f}".replace("-", "−") if np.isfinite(value) else "–"
-        axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if strong else "#1c1e21")
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if strong else INK)
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("to")
@@ -103,8 +105,8 @@ def _groups(grouping: Mapping[str, Any]) -> Figure:
     for join in tree.joins:
         x = [join.left[0], join.height, join.height, join.right[0]]
         y = [join.left[1], join.left[1], join.right[1], join.right[1]]
-        axes.plot(x, y, color=METHOD_COLOURS[0] if join.inside else "#6b7280", linewidth=1.4)
-    axes.axvline(tree.cut, color="#1c1e21", linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.plot(x, y, color=METHOD_COLOURS[0] if join.inside else METHOD_COLOURS[1], linewidth=1.4)
+    axes.axvline(tree.cut, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(tree.leaves)), [plain(name) for name in tree.leaves])
     axes.set_xlabel("distance (1 − cosine)")
     axes.set_xlim(left=0)
@@ -137,9 +139,9 @@ def _weights(weights: Mapping[str, Any]) -> Figure:
         for kind, width in (("", 1.2), ("questions", 3.5)):
             interval = unit_interval(weights, unit, kind)
             if interval:
-                axes.plot(interval, [row, row], color="#1c1e21", linewidth=width)
+                axes.plot(interval, [row, row], color=INK, linewidth=width)
         axes.text(1.09, row, f"{done[row]:.3f}", va="center", ha="right", fontsize=8, transform=beside)
-    axes.axvline(1, color="#1c1e21", linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xlabel(f"λ (T = {weights['temperature']:.4g})")
     axes.invert_yaxis()
     axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=8)
@@ -187,9 +189,9 @@ def _results(
         several = {name: runs[name][column] for name in names if len(runs[name][column]) > 1}
         axes.bar_label(bars, fmt="%.2f", padding=14 if several else 3, fontsize=8)
         for name, values in several.items():
-            axes.plot(values, [names.index(name)] * len(values), "o", color="#1c1e21", markersize=3)
+            axes.plot(values, [names.index(name)] * len(values), "o", color=INK, markersize=3)
         axes.set_xlabel(title)
-        axes.axvline(0, color="#1c1e21", linewidth=0.8)
+        axes.axvline(0, color=INK, linewidth=0.8)
         axes.margins(x=0.2)
     sides[0].invert_yaxis()
     return figure
@@ -203,8 +205,8 @@ def _losses(losses: Mapping[str, Mapping[str, Points]]) -> Figure:
     tones = method_classes(list(dict.fromkeys(method for lines in losses.values() for method in lines)))
     for axes, (task, lines) in zip(panels, losses.items(), strict=False):
         for method, line in lines.items():
-            colour = METHOD_COLOURS[int(tones[method].removeprefix("m"))]
-            axes.plot(*zip(*line, strict=True), color=colour, linewidth=1.1, label=plain(method))
+            tone = METHOD_COLOURS[int(tones[method].removeprefix("m"))]
+            axes.plot(*zip(*line, strict=True), color=tone, linewidth=1.1, label=plain(method))
         axes.set_title(plain(task), fontsize=9)
         axes.set_xlabel("step", fontsize=8)
     for axes in panels[len(losses) :]:

@@ -13,7 +13,7 @@ from eval.collect import PROXIES
 from eval.errors import EvaluationError
 from eval.files import read_if_there
 from eval.repeats import repeat_name, split_repeat
-from eval.scores import SampleFile, ScoreFile, missing_identity, read_scores
+from eval.scores import Column, SampleFile, ScoreFile, missing_identity, read_scores
 from eval.weights import Weights, read_computed
 from visatb.experiment.read import load_experiment
 from visatb.experiment.schema import Experiment
@@ -133,15 +133,19 @@ def _at(cells: Mapping[str, Any], index: int) -> Row:
 
 
 def _mean_cell(runs: Sequence[Cell]) -> Cell:
-    """One metric's figure as the mean over repeats, question by question where all have the same questions."""
+    """One metric's figure as the mean over repeats, question by question where all have the same questions.
+
+    Its standard error is then that over questions; without them it is not known what the repeats share.
+    """
     first = runs[0]
     alike = all(run.ids == first.ids and run.weights == first.weights for run in runs)
+    values = [sum(values) / len(runs) for values in zip(*(run.values for run in runs), strict=True)] if alike else []
     return replace(
         first,
         value=sum(run.value for run in runs) / len(runs),
-        stderr=None,
+        stderr=Column(first.metric, "", values, first.weights).stderr() if values else None,
         ids=first.ids if alike else [],
-        values=[sum(values) / len(runs) for values in zip(*(run.values for run in runs), strict=True)] if alike else [],
+        values=values,
         weights=first.weights if alike else [],
     )
 

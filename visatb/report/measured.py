@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.repeats import split_repeat
-from eval.weights import COMPONENTS
+from eval.weights import COMPONENTS, weighed_scores
 from visatb.report import svg
 from visatb.report.figures import interval_kind, unit_interval
 from visatb.report.load import Run
@@ -166,19 +166,18 @@ def _above(weights: Mapping[str, Any], task: str) -> str:
 
 
 def whatif(run: Run) -> dict[str, Any] | None:
-    """The scores behind λ as arrays by unit, null where left out (weights.js)."""
+    """The scores behind λ (shrunken ones where λ is) as arrays by unit, null where left out (weights.js)."""
     if not run.weights:
         return None
     weights = run.weights
     units = list(weights["difficulties"])
+    scores = dict(zip(COMPONENTS, weighed_scores(weights), strict=True))
     return {
         "units": units,
         "groups": weights.get("groups") or {},
         "tasks": weights["tasks"],
         "fixed": fixed_weights(weights),
-        "out": [weights["mean_contributions"]["out"][unit] for unit in units],
-        "in": [weights["mean_contributions"]["in"][unit] for unit in units],
-        "difficulty": [weights["difficulties"][unit] for unit in units],
+        **{part: [by_unit[unit] for unit in units] for part, by_unit in scores.items()},
         "temperature": weights["temperature"],
         "alpha": [weights["alpha"][part] for part in COMPONENTS],
     }

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from eval.files import write_text
@@ -17,6 +15,7 @@ from visatb.report.figures import write_figures
 from visatb.report.load import ReportError, load
 from visatb.report.outcome import losses
 from visatb.report.predictions import collect
+from visatb.report.resources import asset, template
 from visatb.report.version import version
 from visatb.report.view import script_json, view
 
@@ -60,14 +59,3 @@ def _render(shown: dict[str, object], **more: object) -> str:
         script_hash=Markup(f"'sha256-{digest}'"),
         version=version(),
     )
-
-
-def template(name: str) -> Template:
-    """One of the pages' templates; what it is given is text, never markup."""
-    loader = PackageLoader("visatb.report", "assets")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True).get_template(name)
-
-
-def asset(name: str) -> str:
-    """One of the page's own files."""
-    return resources.files("visatb.report").joinpath("assets", name).read_text(encoding="utf-8")
