@@ -51,6 +51,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add("device", help="cuda, cuda:1, cpu, … (default: this rank's GPU, else the CPU)")
     add("seed", type=int, default=0, help="of sampling (default: 0)")
+    add(
+        "truth-loss",
+        action="store_true",
+        help="write no answers but the loss of each record's own answer (metric `loss`): one forward pass a question",
+    )
     return made
 
 
@@ -93,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_samples=args.max_samples,
             worker=worker,
             settings=settings,
+            truth_loss=args.truth_loss,
         )
         paths = answer(job)
     except (ValueError, OSError) as error:

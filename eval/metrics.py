@@ -25,6 +25,7 @@ METRICS = {
     "em": "eval.metrics:ExactMatch",
     "iou": "eval.metrics:BoxIoU",
     "gleu": "eval.metrics:Gleu",
+    "loss": "eval.losses:TruthLoss",
     "judge": "eval.judge:JudgeMetric",
     "mmvet": "eval.judge:MMVetMetric",
 }

@@ -65,6 +65,7 @@ class Measure:
     label: str
     short: str
     percent: bool = False
+    higher_is_better: bool = True
 
     def column(
         self,
@@ -73,7 +74,7 @@ class Measure:
         details: Mapping[str, Any] | None = None,
     ) -> Column:
         """Its values over n samples; `details` are what the score file says of it beside."""
-        return Column(self.metric, self.label, values, weights, details=details or {})
+        return Column(self.metric, self.label, values, weights, self.higher_is_better, details or {})
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class AnswerFile:
         if not isinstance(held, dict):
             whose = f"{kind} that did not come from this program, or whose .key file was lost"
         else:
-            whose = f"{kind} of another run, which differs in {differences(held, self.key, self.key)}"
+            whose = f"{kind} of another run, which differs in {differences(held, self.key, {**held, **self.key})}"
         raise DataError(f"{file} holds {whose}; delete it, or choose another --answers-folder or --model-name")
 
 

@@ -31,6 +31,8 @@ from llava.infer.batching import MAX_BATCH, batch_size_for_memory, is_out_of_mem
 from llava.infer.prompts import Prompt, PromptMaker, Request, pixel_inputs
 from llava.mm_utils import KeywordsStoppingCriteria
 from llava.model.family import Processor, family_of
+from transformers_patch.forward import patch_forward
+from transformers_patch.loss import valid_targets
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -122,8 +124,19 @@ class Generator:
         """
         return self._batches(prompts, self._states)
 
+    def losses(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[Any, tuple[float, int]]]]:
+        """`(id, (loss, tokens))` of every answered prompt: the sum of its answer's token losses, and their number.
+
+        It is what training would add for this sample, in nats. Raises RequestError as `generate_batches`.
+        """
+        patch_forward(self.model, vocab_size=family_of(self.model.config).real_vocab_size(self.model.config))
+        return self._batches(prompts, self._losses, self.prompts.answered_batch)
+
     def _batches(
-        self, prompts: Sequence[Prompt], work: Callable[[dict[str, Tensor]], list[T]]
+        self,
+        prompts: Sequence[Prompt],
+        work: Callable[[dict[str, Tensor]], list[T]],
+        join: Callable[[Sequence[Prompt], Sequence[dict[str, Tensor]]], dict[str, Tensor]] | None = None,
     ) -> Iterator[list[tuple[Any, T]]]:
         """`(id, what work makes of it)` of every prompt, batch by batch."""
         prompts = sorted(prompts, key=lambda prompt: -prompt.length)
@@ -133,13 +146,13 @@ class Generator:
             for prompt, one in zip(rows, loaded, strict=True):
                 if isinstance(one, BadSampleError):
                     raise RequestError(prompt.id, one)
-            outputs = self._fitting(rows, loaded, work)
+            outputs = self._fitting(rows, loaded, work, join or self.prompts.batch)
             yield [(prompt.id, one) for prompt, one in zip(rows, outputs, strict=True)]
 
     def stream(self, request: Request) -> Iterator[str]:
         """The answer to one request, in pieces as it is written. Raises BadSampleError."""
         prompt = self.prompts.prompt(request)
-        inputs = self._inputs([prompt], [pixel_inputs(self.processor, prompt)])
+        inputs = self._on_device(self.prompts.batch([prompt], [pixel_inputs(self.processor, prompt)]))
         tokenizer: Any = self.processor.tokenizer
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         failed: list[Exception] = []
@@ -191,6 +204,7 @@ class Generator:
         prompts: Sequence[Prompt],
         pixels: Sequence[dict[str, Tensor]],
         work: Callable[[dict[str, Tensor]], list[T]],
+        join: Callable[[Sequence[Prompt], Sequence[dict[str, Tensor]]], dict[str, Tensor]],
     ) -> list[T]:
         """What `work` makes of the prompts, in as few passes as memory allows."""
         size = len(prompts) if self._limit is None else min(self._limit, len(prompts))
@@ -198,21 +212,21 @@ class Generator:
         while len(outputs) < len(prompts):
             part = slice(len(outputs), len(outputs) + size)
             try:
-                outputs += work(self._inputs(prompts[part], pixels[part]))
+                rows = prompts[part]
+                # a batch for training may have one more row, with a blank image
+                outputs += work(self._on_device(join(rows, pixels[part])))[: len(rows)]
                 continue
             except RuntimeError as error:
-                rows = len(prompts[part])
-                if rows == 1 or not is_out_of_memory(error):
+                if len(rows) == 1 or not is_out_of_memory(error):
                     raise
             # outside the handler, so that the traceback no longer holds the pass's tensors
-            size = self._limit = rows // 2
+            size = self._limit = len(rows) // 2
             if self.model.device.type == "cuda":
                 torch.cuda.empty_cache()
-            logger.warning("out of memory with %d prompts at once; going on with %d", rows, size)
+            logger.warning("out of memory with %d prompts at once; going on with %d", len(rows), size)
         return outputs
 
-    def _inputs(self, prompts: Sequence[Prompt], pixels: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        batch = self.prompts.batch(prompts, pixels)
+    def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         model = self.model
         return {
             name: value.to(model.device, model.dtype if value.is_floating_point() else None)
@@ -235,6 +249,12 @@ class Generator:
         finally:
             handle.remove()
         return list(found[0].float().cpu())
+
+    @torch.inference_mode()
+    def _losses(self, inputs: dict[str, Tensor]) -> list[tuple[float, int]]:
+        counts = valid_targets(inputs["labels"]).sum(1).tolist()
+        losses = self.model(**inputs).token_losses.double().split(counts)
+        return [(float(of_row.sum()), count) for of_row, count in zip(losses, counts, strict=True)]
 
     @torch.inference_mode()
     def _run(self, inputs: dict[str, Tensor], streamer: TextIteratorStreamer | None = None) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import conv_templates
+from llava.data.collator import Collator
 from llava.data.errors import BadSampleError
 from llava.data.images import ImageFolder, to_rgb, upright_size
 from llava.data.template import Messages, TemplateEncoder
@@ -44,12 +45,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request as tokens, `input_ids: int32[s]`; `image_tokens` are the placeholders that each image will take."""
+    """A request as tokens, `input_ids: int32[s]`; `image_tokens` are the placeholders that each image will take.
+
+    `labels: int32[s]` is there for a prompt that its answer follows: the answer's tokens, IGNORE_INDEX elsewhere.
+    """
 
     id: Hashable
     input_ids: NDArray[np.int32]
     images: Sequence[ImageSource]
     image_tokens: Sequence[int]
+    labels: NDArray[np.int32] | None = None
 
     @property
     def length(self) -> int:
@@ -80,16 +85,26 @@ class PromptMaker:
         tokenizer = processor.tokenizer
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.pad_token_id: int = 0 if pad is None else pad
+        self._collator = Collator(processor, 0)
 
     def prompt(self, request: Request) -> Prompt:
         """The request's prompt; reads the sizes of its images and no pixels. Raises BadSampleError."""
-        ids = self.encoder.encode_prompt(request.messages, request.verbatim)
+        return self._prompt(request, self.encoder.encode_prompt(request.messages, request.verbatim))
+
+    def answered_prompt(self, request: Request, answer: str) -> Prompt:
+        """The request's prompt and the answer behind it, as a training sample has them. Raises BadSampleError."""
+        [encoded] = self.encoder.encode([[*request.messages, {"from": "gpt", "value": answer}]])
+        if isinstance(encoded, BadSampleError):
+            raise encoded
+        return self._prompt(request, encoded.input_ids, encoded.labels)
+
+    def _prompt(self, request: Request, ids: NDArray[np.int32], labels: NDArray[np.int32] | None = None) -> Prompt:
         counts = [self._image_tokens(image) for image in request.images]
         placeholders = int((ids == self.processor.image_token_id).sum())
         if placeholders != len(counts):
             text = f"{placeholders} image tokens in the prompt, {len(counts)} images"
             raise BadSampleError("image_count_mismatch", text)
-        prompt = Prompt(request.id, ids, request.images, counts)
+        prompt = Prompt(request.id, ids, request.images, counts, labels)
         if self.context_length is not None and prompt.length >= self.context_length:
             raise BadSampleError(
                 "prompt_too_long",
@@ -120,6 +135,17 @@ class PromptMaker:
         names = {name for one in pixels for name in one}
         joined = {name: torch.cat([one[name] for one in pixels if name in one]) for name in sorted(names)}
         return {"input_ids": ids, "attention_mask": mask, **self.processor.row_inputs(ids), **joined}
+
+    def answered_batch(self, prompts: Sequence[Prompt], pixels: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The model's inputs for answered prompts, as training has them: with `labels`, padded on the right."""
+        samples = []
+        for prompt, of_prompt in zip(prompts, pixels, strict=True):
+            assert prompt.labels is not None
+            is_image = prompt.input_ids == self.processor.image_token_id
+            tokens = [expand_images(row, is_image, prompt.image_tokens) for row in (prompt.input_ids, prompt.labels)]
+            ids, labels = (torch.from_numpy(row.astype(np.int64)) for row in tokens)
+            samples.append({"input_ids": ids, "labels": labels, "vitw_task_ids": 0, **of_prompt})
+        return self._collator(samples)
 
     def answer_end(self, generation_eos: int | Sequence[int] | None = None) -> AnswerEnd:
         """What this template ends an answer with, and the end tokens of the tokenizer and the checkpoint.

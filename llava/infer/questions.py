@@ -35,6 +35,16 @@ class QuestionFile:
         record = self.records[index]
         return str(record.get("question_id", record.get("id", index)))
 
+    def truth(self, index: int) -> str:
+        """The answer that a record holds, of several the first; BadSampleError where it holds none."""
+        value = self.records[index]["conversations"][1].get("value")
+        text = value[0] if isinstance(value, list) and value else value
+        if not isinstance(text, str) or not text.strip():
+            raise BadSampleError(
+                "empty_answer", "`conversations[1].value` holds no answer whose loss could be computed"
+            )
+        return text
+
     def answered(self, answers: Sequence[str], generator: str) -> list[dict[str, Any]]:
         """The records with the answers in `conversations[1]`."""
         records = copy.deepcopy(self.records)

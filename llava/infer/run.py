@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from eval.answers import safe_name
 from eval.files import digest
+from eval.losses import loss_text
 from llava.data.errors import BadSampleError, DataError
 from llava.data.images import stamp
 from llava.data.template import check_template
@@ -59,6 +60,8 @@ class Job:
     max_samples: int | None = None
     worker: Worker = field(default_factory=Worker)
     settings: GenerationSettings = field(default_factory=GenerationSettings)
+    truth_loss: bool = False
+    """In place of an answer, the loss of the answer that the record holds (`eval.losses`)."""
 
     @property
     def generator_name(self) -> str:
@@ -67,8 +70,12 @@ class Job:
 
     def key(self, questions: QuestionFile) -> dict[str, Any]:
         """What decides the answers to a question file, as the file's key."""
-        settings = asdict(self.settings)
-        for name in ("batch_size", "num_workers", *(() if self.settings.temperature else ("seed", "top_p"))):
+        settings: dict[str, Any] = {"truth_loss": True} if self.truth_loss else asdict(self.settings)
+        for name in (
+            ()
+            if self.truth_loss
+            else ("batch_size", "num_workers", *(() if self.settings.temperature else ("seed", "top_p")))
+        ):
             del settings[name]
         reading = self.checkpoint.tokenizer_reading
         return {
@@ -146,7 +153,9 @@ def _prompts(job: Job, files: Sequence[_Open]) -> list[list[Prompt]]:
         prompts.append([])
         for index in file.left:
             try:
-                prompts[-1].append(maker.prompt(file.questions.requests[index]))
+                request = file.questions.requests[index]
+                truth = file.questions.truth(index) if job.truth_loss else None
+                prompts[-1].append(maker.prompt(request) if truth is None else maker.answered_prompt(request, truth))
             except BadSampleError as error:
                 raise DataError(explain(file.questions.name(index), error)) from error
     return prompts
@@ -163,13 +172,22 @@ def _generate(job: Job, files: Sequence[_Open], prompts: Sequence[list[Prompt]],
             bar.set_description(file.questions.path.stem)
             with file.answers.journal(job.worker.number, job.worker.count) as journal:
                 try:
-                    for batch in generator.generate_batches(of_file):
+                    for batch in _batches(generator, of_file, job.truth_loss):
                         journal.add(batch)
                         bar.update(len(batch))
                         progress.advance(len(batch))
                 except RequestError as error:
                     raise DataError(explain(file.questions.name(error.request_id), error.error)) from error
             _finish(job, file)
+
+
+def _batches(generator: Generator, prompts: Sequence[Prompt], truth_loss: bool) -> Iterator[Sequence[tuple[Any, str]]]:
+    """`(index, text)` of every prompt, batch by batch: the model's answer, or the loss of the record's."""
+    if not truth_loss:
+        yield from generator.generate_batches(prompts)
+        return
+    for batch in generator.losses(prompts):
+        yield [(index, loss_text(*loss)) for index, loss in batch]
 
 
 def _finish(job: Job, file: _Open) -> None:

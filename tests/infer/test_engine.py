@@ -277,7 +277,8 @@ def test_states_are_those_of_a_plain_forward(load, family):
     prompts = {request.id: generator.prompts.prompt(request) for request in requests}
     found = dict(pair for batch in generator.states(list(prompts.values())) for pair in batch)
     for request in requests:
-        inputs = generator._inputs([prompts[request.id]], [pixel_inputs(processor, prompts[request.id])])
+        prompt = prompts[request.id]
+        inputs = generator.prompts.batch([prompt], [pixel_inputs(processor, prompt)])
         with torch.no_grad():
             hidden = model.model(**inputs, use_cache=False).last_hidden_state[0, -1]
         torch.testing.assert_close(found[request.id], hidden, rtol=1e-4, atol=1e-4)
