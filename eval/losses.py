@@ -38,8 +38,8 @@ class TruthLoss(Metric):
             total, tokens = (float(match[1]), int(match[2])) if match else (math.nan, 0)
             if not (math.isfinite(total) and tokens):
                 raise EvaluationError(
-                    f"record {sample.id}: {sample.prediction[:60]!r} is no loss of its truth; metric `loss` needs a file "
-                    "that was made by `inference_visatb.py --truth-loss`"
+                    f"record {sample.id}: {sample.prediction[:60]!r} is no loss of its truth; metric `loss` needs a "
+                    "file that was made by `inference_visatb.py --truth-loss`"
                 )
             values.append(total / tokens)
             weights.append(float(tokens))

@@ -25,9 +25,9 @@ METRICS = {
     "em": "eval.metrics:ExactMatch",
     "iou": "eval.metrics:BoxIoU",
     "gleu": "eval.metrics:Gleu",
-    "loss": "eval.losses:TruthLoss",
     "judge": "eval.judge:JudgeMetric",
     "mmvet": "eval.judge:MMVetMetric",
+    "loss": "eval.losses:TruthLoss",
 }
 
 Box = tuple[float, float, float, float]

@@ -40,9 +40,7 @@ class QuestionFile:
         value = self.records[index]["conversations"][1].get("value")
         text = value[0] if isinstance(value, list) and value else value
         if not isinstance(text, str) or not text.strip():
-            raise BadSampleError(
-                "empty_answer", "`conversations[1].value` holds no answer whose loss could be computed"
-            )
+            raise BadSampleError("empty_answer", "`conversations[1].value` holds no answer to compute a loss of")
         return text
 
     def answered(self, answers: Sequence[str], generator: str) -> list[dict[str, Any]]:

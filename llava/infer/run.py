@@ -70,13 +70,11 @@ class Job:
 
     def key(self, questions: QuestionFile) -> dict[str, Any]:
         """What decides the answers to a question file, as the file's key."""
-        settings: dict[str, Any] = {"truth_loss": True} if self.truth_loss else asdict(self.settings)
-        for name in (
-            ()
-            if self.truth_loss
-            else ("batch_size", "num_workers", *(() if self.settings.temperature else ("seed", "top_p")))
-        ):
-            del settings[name]
+        settings: dict[str, Any] = {"truth_loss": True}
+        if not self.truth_loss:
+            settings = asdict(self.settings)
+            for name in ("batch_size", "num_workers", *(() if self.settings.temperature else ("seed", "top_p"))):
+                del settings[name]
         reading = self.checkpoint.tokenizer_reading
         return {
             "generator": self.generator_name,

@@ -89,6 +89,23 @@ def test_answer_and_weighting_commands_parse(prepared):
     assert (parsed.output, parsed.matrix_output) == (layout.weights, layout.matrix)
 
 
+def test_validation_by_loss_is_asked_for_and_scored_as_such(prepared):
+    import inference_visatb
+
+    experiment, layout, subsets = prepared
+    weighting = experiment.weighting.model_copy(update={"validation": "loss"})
+    by_loss = experiment.model_copy(update={"weighting": weighting})
+    proxy, final = (next(m for m in models(experiment) if m.name == name) for name in ("plus_mini:g", "EW"))
+    for of_experiment, model, split, wanted in (
+        (experiment, proxy, "val", False),
+        (by_loss, proxy, "val", True),
+        (by_loss, final, "test", False),
+    ):
+        words = answer_arguments(of_experiment, layout, model, split, subsets, "checkpoint")
+        assert inference_visatb.parser().parse_args(words).truth_loss is wanted
+        assert (of_experiment.metrics("a", split) == ["loss"]) is wanted
+
+
 def test_every_fixed_task_reaches_the_weighting_command(tmp_path):
     import weighting_visatb
 

@@ -52,6 +52,7 @@ def load(folder: Path, text: str):
         ("training:", "weighting: {alpha: {out: 1}}\ntraining:", 13, ["sum to 1"]),
         ("training:", "weighting: {form: simple, difficulty: precise}\ntraining:", 13, ["simple form"]),
         ("training:", "weighting: {shrink: auto, bootstrap: 0}\ntraining:", 13, ["weighting.shrink", "bootstrap"]),
+        ("metric: em", "metric: [em, loss]", 7, ["tasks.vqa.metric", "weighting: {validation: loss}"]),
         ("training:", "weighting: {apply: sampling}\nmethods: [EW]\ntraining:", 13, ["apply", "not among the methods"]),
         (
             "training:",

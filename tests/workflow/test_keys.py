@@ -105,6 +105,7 @@ CASES: dict[str, tuple[Callable[[Content, Path], None], set[str]]] = {
     "weighting.on_degenerate": (put("weighting", "on_degenerate", value="clip"), AFTER_VAL),
     "weighting.shrink": (put("weighting", "shrink", value="auto"), AFTER_VAL),
     "weighting.apply": (put("weighting", "apply", value="sampling"), {*trained("VisATB"), *END}),
+    "weighting.validation": (put("weighting", "validation", value="loss"), VAL | AFTER_VAL),
     "weighting.bootstrap": (put("weighting", "bootstrap", value=10), {"weights", "report"}),
     "stl_steps": (put("stl_steps", value="equal"), STL | END),
     "max_val_samples": (put("max_val_samples", value=4), DATA | VAL | AFTER_VAL),

@@ -218,6 +218,11 @@ def _task_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
         for metric in task.metric:
             if metric not in METRICS:
                 yield (*place, "metric"), f"unknown metric {metric!r}; known: {', '.join(METRICS)}"
+        if "loss" in task.metric:
+            yield (
+                (*place, "metric"),
+                "answers have no loss; `weighting: {validation: loss}` validates by it",
+            )
 
 
 def _name_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:

@@ -131,6 +131,7 @@ class Weighting(_Part):
     on_degenerate: Literal["error", "drop", "clip"] = "error"
     bootstrap: int = Field(default=1000, ge=0)
     shrink: Literal["none", "auto"] = "none"
+    validation: Literal["answers", "loss"] = "answers"
     apply: Literal["loss", "sampling"] = "loss"
 
 
@@ -181,6 +182,10 @@ class Experiment(_Part):
     def balanced(self) -> list[str]:
         """The tasks whose weights are computed (those without a fixed weight), in order."""
         return [name for name, task in self.tasks.items() if task.weight is None]
+
+    def metrics(self, task: str, split: Split) -> list[str]:
+        """What a split's questions of a task are scored by: its metrics, or the loss of the truths (`validation`)."""
+        return ["loss"] if split == "val" and self.weighting.validation == "loss" else self.tasks[task].metric
 
     @property
     def fixed(self) -> dict[str, float]:

@@ -230,7 +230,7 @@ def _check_question_file(experiment: Experiment, split: Split, name: str, file: 
     if len(questions.records) < LEAST_RECORDS:
         raise DataError(f"{file}: one question says nothing about a model; give task {name} more for {split}")
     if split == "val" or task.score is None:
-        _check_truths(Path(file), questions.records, task.metric)
+        _check_truths(Path(file), questions.records, experiment.metrics(name, split))
     return {path for record in questions.records for path in image_paths(record)}
 
 

@@ -164,10 +164,11 @@ class _Maker:
             steps.append(Step("represent", digest([train.key, *asked])))
         for split, tasks in model.asked.items():
             if tasks:
-                generation = without(experiment.generation.model_dump(), "batch_size")
+                by_loss = split == "val" and experiment.weighting.validation == "loss"
+                how = {"truth_loss": True} if by_loss else without(experiment.generation.model_dump(), "batch_size")
                 asked = [self._questions(split, tasks), self._question_images(split, tasks)]
-                answer = Step("answer", digest([train.key, *asked, generation]), split)
-                metrics = [[task, experiment.tasks[task].metric] for task in tasks]
+                answer = Step("answer", digest([train.key, *asked, how]), split)
+                metrics = [[task, experiment.metrics(task, split)] for task in tasks]
                 score = Step("score", digest([answer.key, metrics, self._external(tasks, split)]), split)
                 steps += [answer, score]
         return tuple(steps)
@@ -188,7 +189,7 @@ class _Maker:
             for step in self.made[model.name]
             if (step.kind, step.split) == ("score", "val")
         }
-        weighting = without(experiment.weighting.model_dump(), "apply")
+        weighting = without(experiment.weighting.model_dump(), "apply", "validation")  # the scores' keys tell
         if experiment.weighting.shrink == "none":  # else λ itself depends on the draws
             weighting = without(weighting, "bootstrap", "shrink")
         return [scores, weighting, experiment.groups, experiment.fixed]

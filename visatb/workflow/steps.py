@@ -170,7 +170,7 @@ def score_task(context: Context, model: str, split: Split, task: str, questions:
     """Write a task's score file and its per-sample scores."""
     layout = context.layout
     answers = layout.answers(split, model, questions)
-    metrics = context.experiment.tasks[task].metric
+    metrics = context.experiment.metrics(task, split)
     evaluation = evaluate(answers, metrics, task=task, model=model, split=split)
     log_notes(answers, evaluation)
     evaluation.write(layout.score(split, task, model), layout.per_sample(split, task, model))
