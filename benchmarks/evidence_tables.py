@@ -45,7 +45,7 @@ def write_tables(folders: Sequence[Path]) -> Path:
     found = find(folders)
     if not any(world not in JOINED for world in found):
         raise SystemExit(f"no complete work folder WORLD-SEED (with all.ok in it) in {', '.join(map(str, folders))}")
-    worlds = {world: _world(world, seeds, found) for world, seeds in found.items() if world not in JOINED}
+    worlds = {world: entry_of(world, seeds, found) for world, seeds in found.items() if world not in JOINED}
     content = {**_made_with(found), "commands": COMMANDS, "worlds": worlds}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "evidence.json"
@@ -93,7 +93,8 @@ def sentences(tiny: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------------------------------------- evidence.json
 
 
-def _world(world: str, seeds: Sequence[Seed], found: Mapping[str, Sequence[Seed]]) -> dict[str, Any]:
+def entry_of(world: str, seeds: Sequence[Seed], found: Mapping[str, Sequence[Seed]]) -> dict[str, Any]:
+    """What evidence.json says of a world, with the methods of those worlds that stand beside it."""
     baseline = seeds[0].results.baseline
     methods = {name: _by_seed([seed.results for seed in seeds], name) for name in seeds[0].results.methods}
     for other, (place, names) in JOINED.items():

@@ -62,3 +62,27 @@ def test_no_function_is_there_twice():
                     if len(code) > 250:
                         found.setdefault(code, []).append(f"{file.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert [names for names in found.values() if len(names) > 1] == []
+
+
+NOT_OURS = {  # what other packages, or this one's tests, call so
+    "_base_client": "openai, whose waits a test shortens",
+    "_exit": "os",
+    "_finalize_training": "transformers' Trainer, in which a test spoils weights",
+    "_post": "the tests' own judge server",
+    "_run_epoch": "transformers' Trainer, whose hooks a test names",
+}
+
+
+def private_names(file):
+    """Names with one underscore that a test imports, or takes of something else than itself."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.Attribute) and getattr(node.value, "id", "") not in ("self", "cls"):
+            yield node.attr
+
+
+def test_tests_reach_into_no_private_names():
+    for file in (ROOT / "tests").rglob("*.py"):
+        private = {name for name in private_names(file) if name.startswith("_") and not name.startswith("__")}
+        assert private <= {*NOT_OURS, "_replace", "_fields", "_asdict"}, file.relative_to(ROOT)

@@ -60,6 +60,10 @@ class VitwMixin(_Base):
         task_units: int[T], the unit of each task; None means that each task is its own.
         vocab_size: head rows from here up are padding (see `patch_forward`).
 
+    Attributes:
+        step_counts: int64[T], the target tokens of each task in the present optimizer step, over all ranks.
+        step_weights: float64[N], λ of each unit in it.
+
     Raises:
         ValueError: tasks, weights or options of the Trainer that cannot be; before data are prepared.
     """
@@ -98,11 +102,11 @@ class VitwMixin(_Base):
         # It does for `micro_batch`, which is just that: the mean over micro-batches.
         self._loss_norm = options.loss_norm
         self.loss_is_scaled_for_ga = options.loss_norm == "step"
-        self._step_weights = np.ones(self.weighter.num_tasks)
+        self.step_weights = np.ones(self.weighter.num_tasks)
         self._micro_batches_left = 0
         self._step_losses = self._zeros(len(task_names))
         self._step_faults = self._zeros(len(task_names))  # tokens whose loss is not finite
-        self._step_counts = np.zeros(len(task_names), dtype=np.int64)
+        self.step_counts = np.zeros(len(task_names), dtype=np.int64)
         self._log_losses = self._zeros(len(task_names))
         self._log_counts = np.zeros(len(task_names), dtype=np.int64)
         self._eval_losses = self._zeros(len(task_names))
@@ -150,8 +154,8 @@ class VitwMixin(_Base):
             return [], None
         num_tasks = len(self.task_names)
         of_batches = [token_counts(batch["labels"], batch["vitw_task_ids"], num_tasks) for batch in batches]
-        self._step_counts = self._sum_over_ranks(torch.stack(of_batches).sum(0), device)
-        self._step_weights, divisor = self._weigh(self._step_counts)
+        self.step_counts = self._sum_over_ranks(torch.stack(of_batches).sum(0), device)
+        self.step_weights, divisor = self._weigh(self.step_counts)
         self._micro_batches_left = len(batches)
         return batches, torch.tensor(divisor, dtype=torch.float64)
 
@@ -193,7 +197,7 @@ class VitwMixin(_Base):
             weights, divisor = self._weigh(counts)
             scale = 1.0
         else:
-            weights, divisor = self._step_weights, float(num_items_in_batch or 0)
+            weights, divisor = self.step_weights, float(num_items_in_batch or 0)
             scale = float(self.accelerator.num_processes)
         # No valid token, or only tasks of weight 0: a zero with a graph, so that every rank runs its backward.
         per_task = torch.as_tensor(weights[self.task_units] * (scale / divisor if divisor else 0.0))
@@ -212,13 +216,13 @@ class VitwMixin(_Base):
 
     def _finish_step(self) -> None:
         self._log_losses += self._step_losses
-        self._log_counts += self._step_counts
+        self._log_counts += self.step_counts
         step = torch.stack([self._step_losses, self._step_faults])
         sums, faults = self.accelerator.reduce(step, reduction="sum").cpu().double().numpy()
         if bad := [name for name, fault in zip(self.task_names, faults, strict=True) if fault]:
             raise self._diverged(f"the loss of {', '.join(bad)} is not finite")
         if self.weighter.observes:
-            self.weighter.observe(self.state.global_step, self._by_unit(sums), self._by_unit(self._step_counts))
+            self.weighter.observe(self.state.global_step, self._by_unit(sums), self._by_unit(self.step_counts))
         self._step_losses.zero_()
 
     def _diverged(self, what: str) -> DivergedError:
@@ -248,7 +252,7 @@ class VitwMixin(_Base):
             if count:
                 logs[f"task_loss/{name}"] = float(loss / count)
             logs[f"task_tokens/{name}"] = float(count / total) if total else 0.0
-            logs[f"task_weight/{name}"] = float(self._step_weights[unit])
+            logs[f"task_weight/{name}"] = float(self.step_weights[unit])
         self._log_losses.zero_()
         self._log_counts = np.zeros_like(self._log_counts)
         return logs

@@ -157,7 +157,7 @@ class VitwTrainer(VitwMixin, Trainer):
         norm = super()._get_grad_norm(model, grad_norm)
         # DeepSpeed gives None for a norm that it was told not to compute, and may give -1 for one that is not finite.
         if norm is not None and not 0 <= float(norm) < math.inf and not self._scaling():
-            tasks = [name for name, count in zip(self.task_names, self._step_counts, strict=True) if count]
+            tasks = [name for name, count in zip(self.task_names, self.step_counts, strict=True) if count]
             raise self._diverged(f"the norm of the gradient is not finite (tasks of the step: {', '.join(tasks)})")
         return norm
 

@@ -166,7 +166,7 @@ def _build(
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target.parent)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".index-") as temporary, _held(Path(temporary)):
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".index-") as temporary, in_use(Path(temporary)):
         folder = Path(temporary) / "index"
         folder.mkdir()
         builder = _Builder(folder, settings, bad_samples)
@@ -188,7 +188,7 @@ def _build(
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def in_use(folder: Path) -> Iterator[None]:
     """Keep `folder/lock` locked; the system lets go of it when this process ends, however it ends."""
     with open(folder / "lock.new", "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

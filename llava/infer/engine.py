@@ -166,7 +166,7 @@ class Generator:
 
         thread = Thread(target=work, daemon=True)
         thread.start()
-        yield from _until(self.end.text, streamer)
+        yield from until(self.end.text, streamer)
         thread.join()
         for error in failed:
             raise error
@@ -323,7 +323,7 @@ class _PixelBatches(Dataset[list[Any]]):
             return error
 
 
-def _until(end: str | None, pieces: Iterable[str]) -> Iterator[str]:
+def until(end: str | None, pieces: Iterable[str]) -> Iterator[str]:
     """The text of `pieces` up to `end`; what may be the beginning of `end` is held back until it is known."""
     held = ""
     for piece in pieces:

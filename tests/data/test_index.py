@@ -11,7 +11,7 @@ from PIL import Image
 
 from llava.data import images as images_module
 from llava.data.errors import REASONS, DataError
-from llava.data.index import _held, copy_problems
+from llava.data.index import copy_problems, in_use
 from llava.data.index_rows import IndexSettings, run_batches
 from llava.data.store import PROBLEMS_FILE, SAMPLES_FILE, SUMMARY_FILE, SampleStore, read_summary
 from tests.data.world import index, llava_processor, qwen_processor, record, save_image, write_json
@@ -134,10 +134,10 @@ def test_pixel_limit_is_exact(folder, llava, monkeypatch):
     save_image(folder / "images" / "ten.png", 2, 5)
     monkeypatch.setattr(images_module, "MAX_PIXELS", 10)
     assert len(SampleStore(index(folder, [bad_image("ten.png")], llava))) == 1
-    images_module._size.cache_clear()
+    save_image(folder / "images" / "again.png", 2, 5)
     monkeypatch.setattr(images_module, "MAX_PIXELS", 9)
     with pytest.raises(DataError, match="5 × 2 pixels, more than 9"):
-        index(folder, [bad_image("ten.png"), GOOD], llava)
+        index(folder, [bad_image("again.png"), GOOD], llava)
 
 
 def test_shape_that_a_family_refuses(folder):
@@ -305,7 +305,7 @@ def test_what_a_killed_build_left_goes_and_a_running_one_stays(folder, llava):
     for name in (".index-killed", ".index-running"):
         (cache / name / "index").mkdir(parents=True)
     (cache / ".index-killed/lock").touch()
-    with _held(cache / ".index-running"):
+    with in_use(cache / ".index-running"):
         result = index(folder, [GOOD], llava)
         assert sorted(path.name for path in cache.iterdir()) == [".index-running", result.name]
     index(folder, [GOOD], llava, template="llava_v1")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from llava.data.errors import DataError
-from llava.infer.engine import GenerationSettings, Generator, RequestError, _until
+from llava.infer.engine import GenerationSettings, Generator, RequestError, until
 from llava.infer.prompts import PromptMaker, Request, pixel_inputs
 from tests.infer.conftest import mixed_requests, noise
 
@@ -214,7 +214,7 @@ def test_an_error_while_streaming_reaches_the_reader(load, monkeypatch):
     ],
 )
 def test_streaming_holds_back_what_may_be_the_end_mark(end, pieces, text):
-    shown = list(_until(end, pieces))
+    shown = list(until(end, pieces))
     assert "".join(shown) == text
     assert not any(end in piece for piece in shown if end)
 

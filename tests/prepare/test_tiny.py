@@ -17,7 +17,7 @@ from PIL import Image
 
 from visatb.commands.prepare import main
 from visatb.prepare.scenes import COLOURS, UNIT, Item, draw_chart_items, draw_scene_items, render
-from visatb.prepare.tiny import TASKS, Task, _sample, caption, chart, ground, region, vqa
+from visatb.prepare.tiny import TASKS, Task, caption, chart, draw_record, ground, region, vqa
 
 SCALE = "0.05"
 
@@ -73,7 +73,7 @@ def test_no_scene_twice(tmp_path: Path) -> None:
     drawn = iter([SCENE, SCENE, BARS, SCENE])
     task = Task(2, lambda rng: next(drawn), lambda items, rng: (str(len(items)), "yes"))
     seen: set[tuple[Item, ...]] = set()
-    made = [_sample(tmp_path, "count", "train", number, task, Random(0), seen) for number in range(2)]
+    made = [draw_record(tmp_path, "count", "train", number, task, Random(0), seen) for number in range(2)]
     assert [entry["conversations"][0]["value"] for entry in made] == ["<image>\n3", "<image>\n2"]
 
 

@@ -201,7 +201,7 @@ def test_readme_says_it_in_two_sentences(written: tuple[dict[str, Any], str, Pat
 def test_a_world_beside_another_is_measured_against_its_baseline(folder: Path, tmp_path: Path) -> None:
     work_folder(tmp_path / "tiny_shrunken-102", 7, 0.03)
     found = find([folder, tmp_path])
-    entry = evidence_tables._world("tiny", found["tiny"], found)
+    entry = evidence_tables.entry_of("tiny", found["tiny"], found)
     mine = entry["methods"]["VisATB, shrunken λ"]["delta_i"]
     assert [value is None for value in mine] == [True, False, True, True, True]
     there = json.loads((tmp_path / "tiny_shrunken-102/results.json").read_text())["methods"]["VisATB"]

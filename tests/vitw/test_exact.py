@@ -106,8 +106,8 @@ def test_no_sample_of_an_uneven_epoch_is_counted_twice(tmp_path):
     counted = 0
     batches = iter(engine.get_train_dataloader())
     while (step := engine.get_batch_samples(batches, 4, torch.device("cpu")))[0]:
-        counted += engine._step_counts.sum()
-        assert float(step[1]) == engine._step_counts.sum()
+        counted += engine.step_counts.sum()
+        assert float(step[1]) == engine.step_counts.sum()
     assert counted == valid
 
 
@@ -146,8 +146,8 @@ def test_resume_equals_straight(method, use_lora, tmp_path):
     resumed = run(tmp_path / "b", method, resume=True, **options)
     assert resumed.state.global_step == 16
     assert largest_difference(parameters(resumed.model), parameters(straight.model)) == 0
-    assert resumed._step_weights.tolist() == straight._step_weights.tolist()
-    assert abs(straight._step_weights - 1).max() > 1e-3
+    assert resumed.step_weights.tolist() == straight.step_weights.tolist()
+    assert abs(straight.step_weights - 1).max() > 1e-3
 
 
 def test_resume_of_two_processes_equals_straight(tmp_path):

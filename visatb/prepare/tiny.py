@@ -139,13 +139,14 @@ class Tiny(Source):
             for split, size in zip(SPLITS, (task.train_size, VAL_SIZE, TEST_SIZE), strict=True):
                 rng = Random(f"tiny {args.seed} {name} {split}")
                 count = max(2, round(size * args.scale))
-                tasks[name, split] = [_sample(folder, name, split, n, task, rng, seen) for n in range(count)]
+                tasks[name, split] = [draw_record(folder, name, split, n, task, rng, seen) for n in range(count)]
         return write_tasks(folder, tasks)
 
 
-def _sample(
+def draw_record(
     folder: Path, name: str, split: str, number: int, task: Task, rng: Random, seen: set[tuple[Item, ...]]
 ) -> Record:
+    """A record of a scene that is not among `seen`, to which it is added; its picture is written to `folder`."""
     items = task.draw(rng)
     while tuple(items) in seen:  # no scene is in two splits
         items = task.draw(rng)
