@@ -29,6 +29,7 @@ WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": ("tiny", {"methods": PAPER}),
     "tiny_shrunken": ("tiny", {"methods": ["VisATB"], "weighting": {"shrink": "auto"}}),
     "tiny_equal_steps": ("tiny", {"methods": ["STL"], "stl_steps": "equal"}),
+    "tiny_sampling": ("tiny", {"methods": ["VisATB"], "weighting": {"apply": "sampling"}}),
     "nlvr": ("nlvr", {"methods": ["STL", "EW", "VisATB"]}),
     "null": ("null", {"methods": ["EW", "VisATB"]}),
 }

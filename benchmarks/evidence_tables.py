@@ -36,6 +36,7 @@ NEAR = 0.05
 JOINED = {
     "tiny_shrunken": ("tiny", {"VisATB": "VisATB, shrunken λ"}),
     "tiny_equal_steps": ("tiny", {"STL": "STL, equal steps"}),
+    "tiny_sampling": ("tiny", {"VisATB": "VisATB, λ by sampling"}),
 }
 
 

@@ -199,7 +199,7 @@ def trl_mixin(
         pass
 
     args = SFTConfig(max_length=None, **options)
-    return Weighted(model, args, train_dataset=dataset, weighter=weights, processing_class=_tokenizer())
+    return Weighted(model, args, train_dataset=dataset, weighter=weights, processing_class=word_tokenizer())
 
 
 def trl_stock(model: Any, dataset: Dataset, weights: Mapping[str, float] | None, options: dict[str, Any]) -> Trainer:
@@ -209,10 +209,10 @@ def trl_stock(model: Any, dataset: Dataset, weights: Mapping[str, float] | None,
     if weights is not None:
         raise NoWeights
     args = SFTConfig(max_length=None, **options)
-    return SFTTrainer(model, args, train_dataset=dataset, processing_class=_tokenizer())
+    return SFTTrainer(model, args, train_dataset=dataset, processing_class=word_tokenizer())
 
 
-def _tokenizer() -> transformers.PreTrainedTokenizerBase:
+def word_tokenizer() -> transformers.PreTrainedTokenizerBase:
     """SFTTrainer asks for one even where the data hold token ids; of this one it uses the id of padding."""
     from tokenizers import Tokenizer, models
 

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "visatb.commands.convert:main",
         "convert data: LLaVA JSON, messages, parquet, other trainers",
     ),
+    "export": ("visatb.commands.export:main", "task weights as the mixing ratios of other trainers"),
     "convert-checkpoint": ("llava.model.convert:main", "convert a checkpoint between LLaVA's and transformers' layout"),
     "merge-lora": ("llava.model.merge_lora:main", "merge a LoRA adapter into its base model"),
 }

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +187,20 @@ def test_resume_in_trl_equals_straight(tmp_path):
         sft(tmp_path, weighter=DynamicWeightAverage(2, window=1), **run).train(
             resume_from_checkpoint=str(tmp_path / "checkpoint-8")
         )
+
+
+def test_resume_on_two_processes_equals_straight(tmp_path):
+    """To the bit, DWA's state with it; stopped in the second of three epochs."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command += ["-m", "tests.vitw.mixin_ranks", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-4000:]
+    found = torch.load(tmp_path / "runs.pt")
+    assert found["steps"] == [9, 9]
+    assert torch.equal(*found["parameters"])
+    assert found["weights"][0] == found["weights"][1]
+    assert max(found["weights"][0]) - min(found["weights"][0]) > 1e-3
 
 
 def test_evaluation_in_trl_gives_the_loss_of_each_task(tmp_path):
