@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
+from stat import S_ISLNK, S_ISREG
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -51,26 +51,33 @@ class ImageFolder:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = os.fspath(folder)
         self._root = os.path.realpath(self.folder)
+        self._inside = os.path.join(self._root, "")  # with a separator at its end
 
     def locate(self, path: str) -> str:
         """The real path of `path`; raises BadSampleError when it is missing or outside the folder."""
+        return self._found(path)[0]
+
+    def size(self, path: str) -> tuple[int, int]:
+        """Height and width in pixels, from the file's header; a file that looks cut off is read whole to make sure."""
+        real, status = self._found(path)
+        return _size(real, status.st_mtime_ns)
+
+    def _found(self, path: str) -> tuple[str, os.stat_result]:
+        """The real path, and the state of the file there."""
         full = os.path.join(self.folder, path)
         parent, name = os.path.split(full)
         if not path or "\0" in path or name in ("", ".", ".."):
             raise BadSampleError("bad_image_field", f"{path!r} names no file")
         real = os.path.join(_real_folder(parent), name)
-        if os.path.islink(real):
+        status = _lstat(real)
+        if status is not None and S_ISLNK(status.st_mode):
             real = os.path.realpath(real)
-        if os.path.commonpath([self._root, real]) != self._root:
+            status = _lstat(real)
+        if not real.startswith(self._inside):
             raise BadSampleError("image_outside_folder", f"{path} leads to {real}, outside {self._root}")
-        if not os.path.isfile(real):
+        if status is None or not S_ISREG(status.st_mode):
             raise BadSampleError("missing_image", f"there is no file {full}")
-        return real
-
-    def size(self, path: str) -> tuple[int, int]:
-        """Height and width in pixels, from the file's header; a file that looks cut off is read whole to make sure."""
-        real = self.locate(path)
-        return _size(real, os.stat(real).st_mtime_ns)
+        return real, status
 
     def open(self, path: str) -> Image.Image:
         """The image as `to_rgb` gives it, fully read."""
@@ -139,10 +146,17 @@ def _opened(real: str) -> Iterator[Image.Image]:
 def stamp(folder: str | os.PathLike[str] | None, path: str) -> list[int] | None:
     """Size in bytes and time of change (ns) of an image file, None when it cannot be reached: tells if it changed."""
     try:
-        status = os.stat(Path(folder or ".") / path)
+        status = os.stat(os.path.join(folder or ".", path))
     except (OSError, ValueError):
         return None
     return [status.st_size, status.st_mtime_ns]
+
+
+def _lstat(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (OSError, ValueError):
+        return None
 
 
 @lru_cache(maxsize=4096)

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -34,7 +33,6 @@ from llava.data.index_rows import BatchResult, IndexSettings, run_batches
 from llava.data.problems import SHOWN_ALIKE, Problem, counted, described
 from llava.data.store import (
     PROBLEMS_FILE,
-    SCHEMA,
     SampleStore,
     SampleWriter,
     check_files,
@@ -231,8 +229,7 @@ class _Builder:
             self.per_task.setdefault(task, Counter()).update(counts)
         self.changed.update(result.changed)
         self.unknown = {**result.unknown, **self.unknown}
-        task_ids = pa.array([self.task_ids[task] for task in result.tasks], pa.int32())
-        self.writer.write(result.rows.set_column(SCHEMA.get_field_index("task_id"), "task_id", task_ids))
+        self.writer.write(result.with_task_ids(self.task_ids))
 
     def summary(self) -> dict[str, Any]:
         if self.fatal:

@@ -9,26 +9,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from llava.constants import IGNORE_INDEX
 from llava.data.errors import BadSampleError, DataError
+from llava.data.flat import FlatSamples, starts_of, sums
 from llava.data.images import ImageFolder, stamp
 from llava.data.problems import Problem, problem_of
 from llava.data.records import CheckedRecord, RawRecord, check_record, read_records
 from llava.data.store import SCHEMA
-from llava.data.template import Encoded, TemplateEncoder, check_template
-from llava.data.tokens import cut_to_length, expanded_length, target_runs
+from llava.data.template import TemplateEncoder, check_template
+from llava.data.tokens import cut_to_length, target_runs
 
 if TYPE_CHECKING:
     from llava.model.family import Processor
 
 _RECORDS_PER_BATCH = 512
 _POOL_FROM_BYTES = 32 << 20  # below this, starting processes takes longer than the work
+_IMAGES_KNOWN = 1 << 16
 _BATCHES_IN_FLIGHT = 3  # per worker: enough to keep them busy, few enough to bound memory
 
 
@@ -91,6 +96,11 @@ class BatchResult:
     unknown: dict[str, str] = field(default_factory=dict)
     """For each task with answers of unknown tokens, a record that has one."""
 
+    def with_task_ids(self, numbers: Mapping[str, int]) -> pa.RecordBatch:
+        """The rows with the numbers of their tasks."""
+        column = _numbers(np.array([numbers[task] for task in self.tasks], np.int32))
+        return self.rows.set_column(SCHEMA.get_field_index("task_id"), "task_id", column)
+
 
 class _ImageAt(NamedTuple):
     path: str
@@ -98,6 +108,12 @@ class _ImageAt(NamedTuple):
     width: int
     tokens: int
     stamp: list[int]
+
+
+class _Checked(NamedTuple):
+    raw: RawRecord
+    record: CheckedRecord
+    images: list[_ImageAt]
 
 
 class _ImageError(Exception):
@@ -118,29 +134,34 @@ class BatchWorker:
         self.images = None if settings.image_folder is None else ImageFolder(settings.image_folder)
         self.unknown_id = settings.processor.tokenizer.unk_token_id
         self.allowed = None if settings.task_names is None else dict.fromkeys(settings.task_names)
+        # Each worker looks at an image once, however many records have it; a change meanwhile shows at the next start.
+        self._measured = lru_cache(maxsize=_IMAGES_KNOWN)(self._measure)
 
     def __call__(self, batch: Batch) -> BatchResult:
-        rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         result = BatchResult(None, [], batch.num_bytes)
-        checked: list[tuple[RawRecord, CheckedRecord, list[_ImageAt]]] = []
+        checked: list[_Checked] = []
         for raw in batch.records:
             try:
                 record = check_record(raw, batch.file_task, self.allowed)
-                checked.append((raw, record, [self._measure(path) for path in record.images]))
+                checked.append(_Checked(raw, record, [self._measured(path) for path in record.images]))
             except _ImageError as error:
                 result.problems.append(problem_of(batch.file, raw, error.error, error.path))
             except BadSampleError as error:
                 result.problems.append(problem_of(batch.file, raw, error))
-        encoded = self.encoder.encode([record.turns for _, record, _ in checked])
-        for (raw, record, images), tokens in zip(checked, encoded, strict=True):
-            try:
-                if isinstance(tokens, BadSampleError):
-                    raise tokens
-                self._add(rows, result, record, images, tokens)
-            except BadSampleError as error:
-                result.problems.append(problem_of(batch.file, raw, error))
+        encoded, problems = self.encoder.encode_flat([one.record.turns for one in checked])
+        self._find_mismatches(checked, encoded, problems)
+        kept, kept_images = self._cut(checked, encoded, problems)
+        cut = encoded.heads(kept)
+        self._find_without_target(checked, cut, kept_images, problems)
+        good = np.array([number not in problems for number in range(len(checked))], dtype=np.bool_)
+        images = np.array([len(one.images) for one in checked], dtype=np.int64)
+        result.changed.update(
+            truncated_samples=int((kept < encoded.lengths())[good].sum()),
+            truncated_images=int((images - kept_images)[good].sum()),
+        )
+        self._put_rows(result, checked, cut, kept_images, good)
+        result.problems += [problem_of(batch.file, checked[number].raw, error) for number, error in problems.items()]
         result.problems.sort(key=lambda problem: problem.position)
-        result.rows = pa.RecordBatch.from_arrays([_column(rows[name], name) for name in SCHEMA.names], schema=SCHEMA)
         return result
 
     def _measure(self, path: str) -> _ImageAt:
@@ -157,68 +178,137 @@ class BatchWorker:
             raise _ImageError(path, error) from error
         return _ImageAt(path, height, width, tokens, state or [-1, -1])
 
-    def _add(
-        self,
-        rows: dict[str, list[Any]],
-        result: BatchResult,
-        record: CheckedRecord,
-        images: list[_ImageAt],
-        tokens: Encoded,
+    def _find_mismatches(
+        self, checked: Sequence[_Checked], encoded: FlatSamples, problems: dict[int, BadSampleError]
     ) -> None:
-        placeholders = int((tokens.input_ids == self.encoder.image_token_id).sum())
-        if placeholders != len(images):
-            raise BadSampleError(
-                "image_count_mismatch", f"{placeholders} image tokens in the tokenised text, {len(images)} images"
+        """Add samples whose tokenised text has more or fewer images than the record."""
+        counts = sums(encoded.input_ids == self.encoder.image_token_id, encoded.starts)
+        expected = np.array([len(one.images) for one in checked], dtype=np.int64)
+        for number in np.flatnonzero(counts != expected).tolist():
+            problems.setdefault(
+                number,
+                BadSampleError(
+                    "image_count_mismatch",
+                    f"{counts[number]} image tokens in the tokenised text, {expected[number]} images",
+                ),
             )
-        counts = [image.tokens for image in images]
-        kept, kept_images = cut_to_length(
-            tokens.input_ids,
-            counts,
-            self.encoder.image_ids,
-            self.encoder.image_token_id,
-            self.settings.model_max_length,
-        )
-        runs = target_runs(tokens.labels[:kept])
-        targets = int((runs[1::2] - runs[::2]).sum())
-        length = expanded_length(kept, counts[:kept_images])
-        if not targets:
-            longest = self.settings.model_max_length
-            if kept_images < len(images):
-                raise BadSampleError("images_too_long", f"its images take {sum(counts)} of {longest} tokens")
-            raise BadSampleError("no_target_left", f"no answer begins within {longest} tokens")
-        result.changed.update(
-            truncated_samples=int(kept < len(tokens.input_ids)), truncated_images=len(images) - kept_images
-        )
-        result.per_task.setdefault(record.task, Counter()).update(
-            samples=1, tokens=length, target_tokens=targets, images=kept_images
-        )
-        result.tasks.append(record.task)
-        if self.unknown_id is not None and (tokens.labels[:kept] == self.unknown_id).any():
-            result.per_task[record.task]["unknown_samples"] += 1
-            result.unknown.setdefault(record.task, record.record_id)
-        images = images[:kept_images]
-        row = {
-            "record_id": record.record_id,
-            "task_id": 0,
-            "length": length,
-            "input_ids": tokens.input_ids[:kept],
-            "target_runs": runs,
-            "images": [image.path for image in images],
-            "image_sizes": [size for image in images for size in (image.height, image.width)],
-            "image_tokens": [image.tokens for image in images],
-            "image_stamps": [number for image in images for number in image.stamp],
+
+    def _cut(
+        self, checked: Sequence[_Checked], encoded: FlatSamples, problems: Mapping[int, BadSampleError]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many tokens and images of each sample stay within the maximum length, int64[n] both."""
+        longest = self.settings.model_max_length
+        kept = encoded.lengths()
+        kept_images = np.array([len(one.images) for one in checked], dtype=np.int64)
+        placeholders = np.array([sum(image.tokens for image in one.images) for one in checked], dtype=np.int64)
+        for number in np.flatnonzero(kept - kept_images + placeholders > longest).tolist():
+            if number not in problems:
+                ids, _ = encoded.sample(number)
+                counts = [image.tokens for image in checked[number].images]
+                kept[number], kept_images[number] = cut_to_length(
+                    ids, counts, self.encoder.image_ids, self.encoder.image_token_id, longest
+                )
+        return kept, kept_images
+
+    def _find_without_target(
+        self,
+        checked: Sequence[_Checked],
+        cut: FlatSamples,
+        kept_images: NDArray[np.int64],
+        problems: dict[int, BadSampleError],
+    ) -> None:
+        """Add samples that the maximum length leaves without a target."""
+        longest = self.settings.model_max_length
+        for number in np.flatnonzero(sums(cut.labels != IGNORE_INDEX, cut.starts) == 0).tolist():
+            if number in problems:
+                continue
+            images = checked[number].images
+            if kept_images[number] < len(images):
+                taken = sum(image.tokens for image in images)
+                error = BadSampleError("images_too_long", f"its images take {taken} of {longest} tokens")
+            else:
+                error = BadSampleError("no_target_left", f"no answer begins within {longest} tokens")
+            problems[number] = error
+
+    def _put_rows(
+        self,
+        result: BatchResult,
+        checked: Sequence[_Checked],
+        cut: FlatSamples,
+        kept_images: NDArray[np.int64],
+        good: NDArray[np.bool_],
+    ) -> None:
+        """Put the rows of the good samples into the result, and what is counted of them."""
+        held = cut.heads(np.where(good, cut.lengths(), 0))  # nothing is left of the others
+        starts = starts_of(held.lengths()[good])
+        samples = FlatSamples(held.input_ids, held.labels, starts)
+        records = [one.record for one, is_good in zip(checked, good.tolist(), strict=True) if is_good]
+        images_of = [
+            one.images[:count]
+            for one, count, is_good in zip(checked, kept_images.tolist(), good.tolist(), strict=True)
+            if is_good
+        ]
+        images = list(chain.from_iterable(images_of))
+        counts = kept_images[good]
+        runs, num_runs = target_runs(samples.labels, starts)
+        tokens = np.array([image.tokens for image in images], dtype=np.int64)
+        lengths = samples.lengths() - counts + sums(tokens, starts_of(counts))
+        sides = [side for image in images for side in (image.height, image.width)]
+        stamps = [number for image in images for number in image.stamp]
+        columns = {
+            "record_id": _texts([record.record_id for record in records]),
+            "task_id": _numbers(np.zeros(len(records), np.int32)),
+            "length": _numbers(lengths.astype(np.int32)),
+            "input_ids": _lists(_numbers(samples.input_ids), samples.lengths()),
+            "target_runs": _lists(_numbers(runs), 2 * num_runs),
+            "images": _lists(_texts([image.path for image in images]), counts),
+            "image_sizes": _lists(_numbers(np.array(sides, np.int32)), 2 * counts),
+            "image_tokens": _lists(_numbers(tokens.astype(np.int32)), counts),
+            "image_stamps": _lists(_numbers(np.array(stamps, np.int64)), 2 * counts),
         }
-        for name, value in row.items():
-            rows[name].append(value)
+        result.rows = pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+        result.tasks = [record.task for record in records]
+        self._count(result, records, samples, lengths, counts)
+
+    def _count(
+        self,
+        result: BatchResult,
+        records: Sequence[CheckedRecord],
+        samples: FlatSamples,
+        lengths: NDArray[np.int64],
+        images: NDArray[np.int64],
+    ) -> None:
+        names = {task: number for number, task in enumerate(dict.fromkeys(result.tasks))}
+        tasks = np.array([names[task] for task in result.tasks], dtype=np.int64)
+        targets = sums(samples.labels != IGNORE_INDEX, samples.starts)
+        amounts = {"samples": np.ones_like(lengths), "tokens": lengths, "target_tokens": targets, "images": images}
+        totals = {name: np.bincount(tasks, of_samples, len(names)) for name, of_samples in amounts.items()}
+        for task, number in names.items():
+            result.per_task[task] = Counter({name: int(of_tasks[number]) for name, of_tasks in totals.items()})
+        if self.unknown_id is not None:
+            unknown = sums(samples.labels == self.unknown_id, samples.starts)
+            for number in np.flatnonzero(unknown).tolist():
+                result.per_task[result.tasks[number]]["unknown_samples"] += 1
+                result.unknown.setdefault(result.tasks[number], records[number].record_id)
 
 
-def _column(values: list[Any], name: str) -> pa.Array:
-    kind = SCHEMA.field(name).type
-    if pa.types.is_list(kind) and pa.types.is_int32(kind.value_type):
-        parts: list[NDArray[np.int32]] = [np.asarray(value, dtype=np.int32) for value in values]
-        offsets = np.cumsum([0, *(len(part) for part in parts)]).astype(np.int32)
-        return pa.ListArray.from_arrays(offsets, np.concatenate([np.empty(0, np.int32), *parts]))
-    return pa.array(values, kind)
+# Arrays are made from buffers: `pyarrow.array` imports pandas first, which takes longer than a small index.
+
+
+def _numbers(values: NDArray[np.int32] | NDArray[np.int64]) -> pa.Array:
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    encoded = [value.encode() for value in values]
+    ends = starts_of(np.array([len(text) for text in encoded], dtype=np.int64)).astype(np.int32)
+    return pa.StringArray.from_buffers(len(values), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+
+
+def _lists(values: pa.Array, lengths: NDArray[np.int64]) -> pa.Array:
+    """A column of lists, the values of all of them one after the other."""
+    return pa.ListArray.from_arrays(_numbers(starts_of(lengths).astype(np.int32)), values)
 
 
 def run_batches(

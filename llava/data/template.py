@@ -12,7 +12,8 @@ keeps its labels.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,8 +23,11 @@ from transformers import PreTrainedTokenizerBase
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.conversation import CHAT_TEMPLATE, Piece, SeparatorStyle, conv_templates
 from llava.data.errors import BadSampleError
+from llava.data.flat import FlatSamples, ranges, starts_of
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
+
     from llava.model.family import Processor
 
 Messages = Sequence[Mapping[str, str]]
@@ -43,8 +47,8 @@ class _Chunk(NamedTuple):
     """A stretch of text that is tokenised in one go; `ends[i]` is where piece i ends in it."""
 
     text: str
-    ends: NDArray[np.int64]
-    answers: NDArray[np.bool_]
+    ends: list[int]
+    answers: list[bool]
 
 
 class TemplateEncoder:
@@ -63,18 +67,25 @@ class TemplateEncoder:
 
     def encode(self, samples: Sequence[Messages]) -> list[Encoded | BadSampleError]:
         """Ids and labels of each sample, or what is wrong with it."""
-        chunked: list[list[_Chunk] | BadSampleError] = []
-        for messages in samples:
+        encoded, problems = self.encode_flat(samples)
+        return [problems.get(number) or Encoded(*encoded.sample(number)) for number in range(len(samples))]
+
+    def encode_flat(self, samples: Sequence[Messages]) -> tuple[FlatSamples, dict[int, BadSampleError]]:
+        """The samples one after the other, and what is wrong with some, by their numbers; those have no tokens."""
+        chunked: list[list[_Chunk]] = []
+        problems: dict[int, BadSampleError] = {}
+        for number, messages in enumerate(samples):
             try:
                 chunked.append(self._chunks(self._render(messages)))
             except BadSampleError as error:
-                chunked.append(error)
-        tokenised = iter(self._tokenise([c for chunks in chunked if isinstance(chunks, list) for c in chunks]))
-        encoded = [self._join(chunks, tokenised) if isinstance(chunks, list) else chunks for chunks in chunked]
-        if not self.counts_turns:
-            return encoded
-        pairs = zip(samples, encoded, strict=True)
-        return [one if isinstance(one, BadSampleError) else self._mask_by_count(turns, one) for turns, one in pairs]
+                chunked.append([])
+                problems[number] = error
+        encoded = self._join(chunked)
+        if self.counts_turns:
+            for number, messages in enumerate(samples):
+                if number not in problems:
+                    self._mask_by_count(messages, Encoded(*encoded.sample(number)))
+        return encoded, problems
 
     def encode_prompt(self, messages: Messages, verbatim: bool = False) -> NDArray[np.int32]:
         """Ids of the prompt up to where the answer begins; the last turn must be a human one.
@@ -83,11 +94,7 @@ class TemplateEncoder:
         """
         if not messages or messages[-1]["from"] != "human":
             raise BadSampleError("not_alternating", "a prompt must end with a human turn")
-        chunks = self._chunks(self._render(messages, verbatim))
-        encoded = self._join(chunks, iter(self._tokenise(chunks)))
-        if isinstance(encoded, BadSampleError):
-            raise encoded
-        return encoded.input_ids
+        return self._join([self._chunks(self._render(messages, verbatim))]).input_ids
 
     def _render(self, messages: Messages, verbatim: bool = False) -> list[Piece]:
         if self.template == CHAT_TEMPLATE:
@@ -109,14 +116,16 @@ class TemplateEncoder:
             return conversation.pieces()
         return conversation.training_pieces()
 
-    def _mask_by_count(self, messages: Messages, encoded: Encoded) -> Encoded:
-        """The labels of LLaVA's v0: it counts the tokens of each turn, taken by itself with a start token.
+    def _mask_by_count(self, messages: Messages, encoded: Encoded) -> None:
+        """Put LLaVA's labels for v0 in the place of those given.
 
+        It counts the tokens of each turn, taken by itself with a start token.
         Masked are the system text and of each human turn all but its first two tokens, the "###" that ends the answer
         before it. With Llama's vocabulary "###" is one token where a turn begins a text and two inside one, so that the
         start token evens it out. With another vocabulary LLaVA's mask shifts by a token a turn, and so does this one.
         """
-        ids, labels, at = encoded.input_ids, encoded.input_ids.copy(), 0
+        ids, labels, at = encoded.input_ids, encoded.labels, 0
+        labels[:] = ids
         for number, piece in enumerate(self._render(messages)[:-1]):
             end = at + self._length_alone(piece.text)
             if not piece.answer:
@@ -124,7 +133,6 @@ class TemplateEncoder:
             at = end
         labels[ids == self.image_token_id] = IGNORE_INDEX
         labels[:1] = IGNORE_INDEX
-        return Encoded(ids, labels)
 
     def _length_alone(self, text: str) -> int:
         """Tokens of a text by itself, start token included."""
@@ -178,42 +186,58 @@ class TemplateEncoder:
                 current = [Piece(text, piece.answer)]
         return [*chunks, _chunk(current)]
 
-    def _tokenise(self, chunks: Sequence[_Chunk]) -> Iterable[Encoded]:
-        if not chunks:
-            return
-        # What many samples share, such as everything before the image, is tokenised once.
-        index_of = {text: index for index, text in enumerate(dict.fromkeys(chunk.text for chunk in chunks))}
-        batch = self.tokenizer(
-            list(index_of),
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        ids = [np.asarray(tokens, dtype=np.int32) for tokens in batch["input_ids"]]
-        last_characters = [np.array([end - 1 for _, end in offsets]) for offsets in batch["offset_mapping"]]
-        for chunk in chunks:
-            index = index_of[chunk.text]
-            yield _label(chunk, ids[index], last_characters[index])
-
-    def _join(self, chunks: Sequence[_Chunk], tokenised: Iterable[Encoded]) -> Encoded | BadSampleError:
-        """The sample's tokens from its chunks' tokens, images between them."""
-        source = iter(tokenised)
-        image = Encoded(self.image_ids, np.full_like(self.image_ids, IGNORE_INDEX))
-        parts: list[Encoded] = []
+    def _join(self, samples: Sequence[Sequence[_Chunk]]) -> FlatSamples:
+        """The samples' tokens from those of their chunks, images between them; a sample without chunks has none."""
+        chunks = list(chain.from_iterable(samples))
+        ids, is_target, lengths = self._tokenise(chunks)
+        per_sample = np.array([len(of_sample) for of_sample in samples], dtype=np.int64)
+        is_first = np.zeros(len(chunks), dtype=np.bool_)
+        is_first[starts_of(per_sample)[:-1][per_sample > 0]] = True
+        # Before each chunk lies an image, before a sample's first one the start token, if any.
+        before = np.where(is_first, int(self.adds_bos), len(self.image_ids))
+        ends = np.cumsum(before + lengths)
+        starts = np.concatenate([[0], ends])[starts_of(per_sample)]
+        joined = np.empty(starts[-1], dtype=np.int32)
+        labels = np.full_like(joined, IGNORE_INDEX)
+        places = ranges(ends - lengths, lengths)
+        joined[places] = ids
+        labels[places[is_target]] = ids[is_target]
+        images = (ends - lengths)[~is_first] - len(self.image_ids)
+        joined[images[:, None] + np.arange(len(self.image_ids))] = self.image_ids
         if self.adds_bos:
-            bos = np.array([self.tokenizer.bos_token_id], dtype=np.int32)
-            parts.append(Encoded(bos, np.full_like(bos, IGNORE_INDEX)))
-        for position, _ in enumerate(chunks):
-            if position:
-                parts.append(image)
-            parts.append(next(source))
-        ids = np.concatenate([part.input_ids for part in parts])
-        labels = np.concatenate([part.labels for part in parts])
-        labels[ids == self.image_token_id] = IGNORE_INDEX
-        labels[:1] = IGNORE_INDEX  # nothing comes before the first token that could predict it
-        return Encoded(ids, labels)
+            joined[(ends - lengths)[is_first] - 1] = self.tokenizer.bos_token_id
+        labels[joined == self.image_token_id] = IGNORE_INDEX
+        # Nothing comes before the first token that could predict it.
+        labels[starts[:-1][starts[1:] > starts[:-1]]] = IGNORE_INDEX
+        return FlatSamples(joined, labels, starts)
+
+    def _tokenise(self, chunks: Sequence[_Chunk]) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
+        """The ids of all chunks one after the other, whether each is a target, and how many each chunk has."""
+        # What many samples share, such as everything before the image, is tokenised once.
+        number_of: dict[str, int] = {}
+        numbers = np.array([number_of.setdefault(chunk.text, len(number_of)) for chunk in chunks], dtype=np.int64)
+        encodings = self._encode_texts(list(number_of))
+        tokens = [encoding.ids for encoding in encodings]
+        sizes = np.array([len(of_text) for of_text in tokens], dtype=np.int64)
+        flat = np.fromiter(chain.from_iterable(tokens), np.int32, int(sizes.sum()))
+        first, lengths = starts_of(sizes)[:-1], sizes[numbers]
+        is_target = np.zeros(int(lengths.sum()), dtype=np.bool_)
+        asked = np.array([number for number, chunk in enumerate(chunks) if any(chunk.answers)], dtype=np.int64)
+        if len(asked):
+            offsets = chain.from_iterable(encodings[number].offsets for number in numbers[asked].tolist())
+            ends = np.fromiter((end for _, end in offsets), np.int64, int(lengths[asked].sum()))
+            places = ranges(starts_of(lengths)[asked], lengths[asked])
+            is_target[places] = _in_answer([chunks[number] for number in asked.tolist()], lengths[asked], ends - 1)
+        return flat[ranges(first[numbers], lengths)], is_target, lengths
+
+    def _encode_texts(self, texts: list[str]) -> Sequence[Encoding]:
+        """What the tokenizer makes of texts, without transformers' conversion of it, which takes longer than this."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = self.tokenizer.split_special_tokens
+        encodings: Sequence[Encoding] = backend.encode_batch(texts, add_special_tokens=False)
+        return encodings
 
 
 def encode(messages: Messages, template: str, processor: Processor) -> Encoded:
@@ -269,15 +293,25 @@ def _answer_length(tail: str, answer: str) -> int:
 
 
 def _chunk(pieces: Sequence[Piece]) -> _Chunk:
-    ends = np.cumsum([len(piece.text) for piece in pieces])
-    return _Chunk("".join(piece.text for piece in pieces), ends, np.array([piece.answer for piece in pieces]))
+    texts = [piece.text for piece in pieces]
+    return _Chunk("".join(texts), list(accumulate(map(len, texts))), [piece.answer for piece in pieces])
 
 
-def _label(chunk: _Chunk, ids: NDArray[np.int32], last_characters: NDArray[np.int64]) -> Encoded:
-    """`last_characters[i]` is the place in the text of the last character of token i."""
-    if not chunk.answers.any() or not len(ids):
-        return Encoded(ids, np.full_like(ids, IGNORE_INDEX))
-    # -1, the end of a token of no characters, falls into the first piece
-    piece = np.searchsorted(chunk.ends, last_characters, side="right")
-    is_target = chunk.answers[np.minimum(piece, len(chunk.answers) - 1)]
-    return Encoded(ids, np.where(is_target, ids, np.int32(IGNORE_INDEX)))
+def _in_answer(
+    chunks: Sequence[_Chunk], lengths: NDArray[np.int64], last_characters: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether each token of the chunks, which have `lengths` tokens, belongs to an answer.
+
+    `last_characters` are the places of the tokens' last characters in the texts of their chunks.
+    """
+    # The texts are laid end to end, so that one search finds the pieces of all tokens.
+    begins = starts_of(np.array([len(chunk.text) for chunk in chunks]))[:-1]
+    pieces = np.array([len(chunk.ends) for chunk in chunks])
+    ends = np.fromiter(chain.from_iterable(chunk.ends for chunk in chunks), np.int64, int(pieces.sum()))
+    ends += np.repeat(begins, pieces)
+    piece = np.searchsorted(ends, np.repeat(begins, lengths) + last_characters, side="right")
+    # A token of no characters may end before its text begins; it falls into the first piece.
+    first = starts_of(pieces)
+    piece = np.clip(piece, np.repeat(first[:-1], lengths), np.repeat(first[1:] - 1, lengths))
+    answers = np.fromiter(chain.from_iterable(chunk.answers for chunk in chunks), np.bool_, int(pieces.sum()))
+    return answers[piece]

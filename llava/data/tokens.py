@@ -55,10 +55,22 @@ def expand_images(
     return np.repeat(tokens, widths)
 
 
-def target_runs(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Where targets begin and end, as [begin, end, begin, end, ...]: a fraction of the size of the labels."""
+def target_runs(labels: NDArray[np.int32], starts: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Where targets begin and end in each sample, a fraction of the size of the labels.
+
+    Args:
+        labels: int32[Σs] of n samples one after the other; the first of each sample is no target.
+        starts: int64[n + 1], where the samples begin, and the last one ends.
+
+    Returns:
+        [begin, end, begin, end, …] within their samples, one sample after the other, and how many runs each sample
+        has, int64[n].
+    """
     is_target = np.concatenate([[False], labels != IGNORE_INDEX, [False]])
-    return np.flatnonzero(is_target[1:] != is_target[:-1]).astype(np.int32)
+    edges = np.flatnonzero(is_target[1:] != is_target[:-1]).reshape(-1, 2)
+    sample = np.searchsorted(starts, edges[:, 0], side="right") - 1
+    within = (edges - starts[sample][:, None]).astype(np.int32)
+    return within.reshape(-1), np.bincount(sample, minlength=len(starts) - 1)
 
 
 def labels_from_runs(input_ids: NDArray[np.int32], runs: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from llava.data import images as images_module
 from llava.data.errors import REASONS, DataError
+from llava.data.images import ImageFolder
 from llava.data.index import copy_problems, in_use
 from llava.data.index_rows import IndexSettings, run_batches
 from llava.data.store import PROBLEMS_FILE, SAMPLES_FILE, SUMMARY_FILE, SampleStore, read_summary
@@ -458,3 +459,15 @@ def test_bytes_of_progress_add_up(folder, llava, monkeypatch):
     read = [result.num_bytes for result in run_batches(paths, settings, 0, 1)]
     assert sum(read) == sum(path.stat().st_size for path in paths)
     assert min(read) >= 0
+
+
+def test_an_image_is_looked_at_once_however_many_records_have_it(tmp_path, monkeypatch, llava):
+    looked = []
+    size = ImageFolder.size
+    monkeypatch.setattr(ImageFolder, "size", lambda self, path: looked.append(path) or size(self, path))
+    save_image(tmp_path / "images" / "a.png")
+    save_image(tmp_path / "images" / "b.png")
+    records = [record("<image>\nq", f"answer {i}", record_id=str(i), image="ab"[i % 2] + ".png") for i in range(700)]
+    store = SampleStore(index(tmp_path, records, llava))
+    assert len(store) == 700
+    assert sorted(looked) == ["a.png", "b.png"]

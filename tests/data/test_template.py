@@ -276,3 +276,26 @@ def test_unknown_template_and_missing_chat_template():
         TemplateEncoder("v2", PROCESSORS[True])
     with pytest.raises(ValueError, match="has none"):
         TemplateEncoder(CHAT_TEMPLATE, PROCESSORS[True])
+
+
+@pytest.mark.parametrize("template", ["v1", "v0"])
+def test_samples_of_a_batch_do_not_touch_each_other(template):
+    """All conversations in one call, as LLaVA has each of them."""
+    processor = PROCESSORS[True]
+    oracle = llava_oracle.vicuna if template == "v1" else llava_oracle.v0
+    encoded = TemplateEncoder(template, processor).encode([turns(*texts) for texts, _ in CONVERSATIONS])
+    assert len(encoded) == len(CONVERSATIONS)
+    for (texts, has_image), one in zip(CONVERSATIONS, encoded, strict=True):
+        ids, labels, *_ = oracle(texts, SLOW[True], has_image)
+        assert as_llava(one.input_ids, processor) == ids
+        assert one.labels.tolist() == [IGNORE_INDEX if label == llava_oracle.IMAGE else label for label in labels]
+
+
+def test_a_sample_that_cannot_be_expressed_leaves_the_others():
+    samples = [turns("<image>", "a"), turns("<image>", "a", "b", "c"), turns("<image>", "d e")]
+    first, bad, last = TemplateEncoder("plain", PROCESSORS[True]).encode(samples)
+    assert isinstance(bad, BadSampleError)
+    for one, messages in ((first, samples[0]), (last, samples[2])):
+        alone = encode(messages, "plain", PROCESSORS[True])
+        assert one.input_ids.tolist() == alone.input_ids.tolist()
+        assert one.labels.tolist() == alone.labels.tolist()
