@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.vitw.test_exact import launch
-from tests.vitw.workbench import TASKS, Samples, parameters, run, trainer
+from tests.vitw.workbench import TASKS, Samples, launch, parameters, run, trainer, zero
 from transformers_patch.checkpoint import DivergedError, last_complete_checkpoint, nonfinite_weights
 from transformers_patch.sampler import shuffled
 
@@ -34,19 +33,10 @@ def test_step_and_task_are_named_and_nothing_of_the_step_is_kept(tmp_path):
 
 
 def test_two_processes_stop_together_also_under_deepspeed(tmp_path):
-    zero = {"stage": 2}
-    deepspeed = {
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-    }
     one: dict[str, Any] = {"method": "EW", "gradient_accumulation_steps": 2, "poison": POISON}
     jobs = [
         {"output_dir": str(tmp_path / "ddp"), **one},
-        {"output_dir": str(tmp_path / "zero"), **one, "float32": True, "deepspeed": deepspeed},
+        {"output_dir": str(tmp_path / "zero"), **one, "float32": True, "deepspeed": zero(2)},
     ]
     launch(tmp_path, jobs)
     for job in jobs:

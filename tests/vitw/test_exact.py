@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +9,14 @@ import pytest
 import torch
 
 from tests.vitw import oracle
-from tests.vitw.workbench import METHODS, TASKS, parameters, run, trainer
+from tests.vitw.workbench import METHODS, TASKS, launch, parameters, run, trainer, zero
 
-ROOT = Path(__file__).parents[2]
 MOVING = ["RLW", "DWA", "IGB"]
 
 
 def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     assert a.keys() == b.keys()
     return max((a[name] - b[name]).abs().max().item() for name in a)
-
-
-def launch(tmp_path: Path, jobs: list[dict[str, Any]], processes: int = 2) -> None:
-    for job in jobs:
-        Path(job["output_dir"]).mkdir(parents=True, exist_ok=True)
-    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [*command, "-m", "tests.vitw.workbench", str(tmp_path / "jobs.json")],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-12000:]
 
 
 @pytest.fixture(scope="module")
@@ -113,15 +91,8 @@ def test_no_sample_of_an_uneven_epoch_is_counted_twice(tmp_path):
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_zero_equals_one_process_to_float32_rounding(stage, tmp_path):
-    zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": 0}
-    deepspeed = {
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-    }
+    gathered = {"stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": 0}
+    deepspeed = zero(stage, **gathered)
     options: dict[str, Any] = {"method": "DWA", "float32": True, "learning_rate": 1e-3}
     split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     jobs = [

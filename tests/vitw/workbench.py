@@ -7,6 +7,8 @@ Run as a worker under torchrun: `python -m tests.vitw.workbench JOBS.json`.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from transformers_patch.checkpoint import DivergedError, last_complete_checkpoin
 from transformers_patch.sampler import WeightedOrder
 from transformers_patch.trainer import VitwTrainer
 
+ROOT = Path(__file__).parents[2]
 TASKS = ["caption", "region", "vqa", "chart", "chat"]
 ANSWER_LENGTHS = [(24, 40), (6, 12), (1, 2), (1, 4), (12, 60)]
 IMAGE_TOKEN, IMAGE_TOKENS, VOCAB = 63, 4, 64
@@ -188,6 +191,36 @@ def run(
         engine.add_callback(StopAt(engine, stop_at))
     engine.train(resume_from_checkpoint=last_complete_checkpoint(output_dir) if resume else None)
     return engine
+
+
+def launch(tmp_path: Path, jobs: list[dict[str, Any]], processes: int = 2) -> None:
+    """Run jobs (see `worker`) in so many processes."""
+    for job in jobs:
+        Path(job["output_dir"]).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [*command, "-m", "tests.vitw.workbench", str(tmp_path / "jobs.json")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-12000:]
+
+
+def zero(stage: int, **more: Any) -> dict[str, Any]:
+    """DeepSpeed's settings for ZeRO of a stage; `more` of its own part."""
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_optimization": {"stage": stage, **more},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
 
 
 def worker(jobs_file: str) -> None:
