@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ _BLOCK = 1 << 20
 
 
 def read_json(path: Path) -> Any:
-    """The JSON content of `path`; EvaluationError if it is missing, cut off or not UTF-8 JSON."""
+    """The JSON content of `path`; EvaluationError if it is missing, cut off, not UTF-8 JSON, or holds NaN or 1e400."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -29,7 +30,9 @@ def read_json(path: Path) -> Any:
     except ValueError as error:
         raise EvaluationError(f"cannot read {str(path)!r}: {error}") from error  # a NUL in the name
     try:
-        return json.loads(content)
+        return parse_json(content)
+    except NoJsonNumberError as error:
+        raise EvaluationError(f"{path}: {error}") from error
     except RecursionError as error:
         raise EvaluationError(f"{path}: not valid JSON (nested too deeply to be read)") from error
     except UnicodeDecodeError as error:
@@ -37,6 +40,28 @@ def read_json(path: Path) -> Any:
         raise EvaluationError(f"{path}: not valid JSON (it is not UTF-8 text: {where})") from error
     except ValueError as error:
         raise EvaluationError(f"{path}: not valid JSON ({error}); was the run that wrote it cut off?") from error
+
+
+class NoJsonNumberError(ValueError):
+    """`NaN`, `Infinity` or `1e400`, which Python's parser takes for numbers; the message names it and the cure."""
+
+    def __init__(self, word: str) -> None:
+        what = "a number beyond every float" if word[-1].isdigit() else "which JSON does not have"
+        super().__init__(f"holds {word[:40]}, {what}; write null or leave the field out")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value whose numbers are finite; NoJsonNumberError for one that is not, ValueError for what is no JSON."""
+    return json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+
+
+def _refuse_number(word: str) -> Any:
+    raise NoJsonNumberError(word)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse_number(digits)
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import ijson
 
+from eval.files import NoJsonNumberError
 from llava.data.errors import BadSampleError
 
 _BLOCK = 1 << 16
@@ -61,14 +62,12 @@ def not_parsed(path: str | os.PathLike[str], error: Exception) -> str | None:
             f"is not in UTF-8 (byte 0x{byte:02x} at {offset}): it may be Latin-1 or Windows-1252; save it in UTF-8 "
             "(iconv -f WINDOWS-1252 -t UTF-8), or fetch it again if it was in UTF-8 once"
         )
-    if word := _at_arrow(str(error)):
-        return no_json_number(word)
+    text = str(error)
+    if word := _at_arrow(text):
+        return str(NoJsonNumberError(word))
+    if "overflow" in text.partition("\n")[0]:
+        return f"holds a number that is too large ({' '.join(text.split())[:200]}); write it as a text, or leave it out"
     return None
-
-
-def no_json_number(word: str) -> str:
-    """What is to be said of a file that holds `NaN` or the like."""
-    return f"holds {word}, which JSON does not have; write null or leave the field out"
 
 
 def _not_utf8(path: str | os.PathLike[str]) -> tuple[int, int] | None:

@@ -6,7 +6,6 @@ JSON array of records or JSONL.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -15,9 +14,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 import ijson
 
+from eval.files import NoJsonNumberError, parse_json
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.data.errors import BadSampleError, DataError
-from llava.data.foreign import no_conversations, no_json_number, not_json, not_parsed, records_within
+from llava.data.foreign import no_conversations, not_json, not_parsed, records_within
 
 _BUFFER = 1 << 20
 _DEEPEST = 200
@@ -127,8 +127,8 @@ def _read_lines(path: str | os.PathLike[str], file: BinaryIO) -> Iterator[RawRec
         if line.isspace():
             continue
         try:
-            content = json.loads(line, parse_constant=_refuse_constant)
-        except _NoJsonNumberError as error:
+            content = parse_json(line)
+        except NoJsonNumberError as error:
             raise DataError(f"{path}, line {number}: {error}") from error
         except RecursionError as error:
             raise DataError(f"{path}, line {number}: nests values without end: no record is like that") from error
@@ -146,14 +146,6 @@ def _read_lines(path: str | os.PathLike[str], file: BinaryIO) -> Iterator[RawRec
             ) from error
         yield RawRecord(position, content, file.tell())
         position += 1
-
-
-class _NoJsonNumberError(Exception):
-    """`NaN` or the like: Python's parser takes it for a number, that of arrays does not."""
-
-
-def _refuse_constant(word: str) -> None:
-    raise _NoJsonNumberError(no_json_number(word))
 
 
 def _one_line(error: Exception) -> str:

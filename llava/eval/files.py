@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from eval.files import NoJsonNumberError, parse_json
 from llava.data.errors import DataError
 from llava.data.records import read_records
 
@@ -37,9 +37,11 @@ def find_optional(data: Path, *candidates: str) -> Path | None:
 def read_json(path: Path) -> Any:
     """The content of a JSON file."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
+    except NoJsonNumberError as error:
+        raise DataError(f"{path}: {error}") from error
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error}); fetch it again") from error
 

@@ -30,6 +30,9 @@ LINES = json.dumps(RECORD, ensure_ascii=False) + "\n"
         (TEXT.replace('"vqa"', "-Infinity").encode(), "holds -Infinity", "write null"),
         ((LINES + LINES.replace('"vqa"', "NaN")).encode(), "line 2: holds NaN", "write null"),
         ((LINES + LINES.replace('"vqa"', "-Infinity")).encode(), "line 2: holds -Infinity", "write null"),
+        ((LINES + LINES.replace('"vqa"', "1e400")).encode(), "line 2: holds 1e400", "write null"),
+        (TEXT.replace('"vqa"', "1e400").encode(), "holds a number that is too large", "leave it out"),
+        (TEXT.replace('"vqa"', "1" * 30).encode(), "holds a number that is too large", "write it as a text"),
         (json.dumps({"version": 1, "data": [RECORD]}, indent=1).encode(), "objects in `data`", "write that list alone"),
     ],
 )

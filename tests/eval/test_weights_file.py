@@ -39,7 +39,7 @@ def test_what_was_written_is_read(tmp_path):
         ({"weights": [1, 2]}, "must hold"),
         ({"weights": {"a": True, "b": 1}}, "the weight of a is not a number"),
         ({"weights": {"a": -1, "b": 1}}, "-1 is not a weight"),
-        ({"weights": {"a": float("nan"), "b": 1}}, "nan is not a weight"),
+        ({"weights": {"a": float("nan"), "b": 1}}, "holds NaN"),
         ({"components": {}}, "not all of the same units"),
         ({"contributions": [[0.0]]}, "not all of the same units"),
     ],

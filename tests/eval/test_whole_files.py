@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.files import as_utf8, move_into_place, whole_file, write_json, write_lines, write_records
+from eval.errors import EvaluationError
+from eval.files import as_utf8, move_into_place, read_json, whole_file, write_json, write_lines, write_records
 
 
 def test_content_then_name_then_folder(tmp_path, monkeypatch):
@@ -63,6 +64,17 @@ def test_records_and_lines_are_read_back(tmp_path, records):
     assert write_lines(tmp_path / "lines.jsonl", iter(records)) == len(records)
     lines = (tmp_path / "lines.jsonl").read_bytes().splitlines()
     assert lines == [as_utf8(record) for record in records]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "-1.5e999", "1" + "0" * 400 + ".0"])
+def test_a_number_that_is_none_is_refused_with_its_file(tmp_path, number):
+    """Python's parser would make infinity of 1e400 without a word."""
+    file = tmp_path / "score.json"
+    file.write_text(f'{{"note": "1e400 NaN", "value": {number}}}')
+    with pytest.raises(EvaluationError, match=rf"{file}: holds {number[:40]}.*; write null or leave the field out"):
+        read_json(file)
+    file.write_text('{"note": "1e400 NaN", "value": 1e300}')
+    assert read_json(file)["value"] == 1e300
 
 
 def test_colleagues_may_read_what_a_library_wrote_for_its_user_alone(tmp_path):

@@ -148,7 +148,7 @@ def edit(path, change):
         (lambda c: c.update(model="plus_mini:B"), "has a score file already"),
         (lambda c: c.update(scores=[]), "not a score file"),
         (lambda c: c["scores"][0].update(value="high"), "not a score file"),
-        (lambda c: c["scores"][0].update(value=float("nan")), "not a score file"),
+        (lambda c: c["scores"][0].update(value=float("nan")), "holds NaN"),
         (lambda c: c["scores"][0].update(stderr=-1), "not a score file"),
     ],
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ijson
 
+from eval.files import parse_json
 from llava.data.errors import DataError
 from llava.data.records import read_records
 from visatb.prepare.source import PrepareError
@@ -66,7 +66,7 @@ def _parsed(path: Path, parse: Any) -> Iterator[Any]:
 def whole(path: Path) -> Any:
     """A small JSON file, read at once."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise PrepareError(f"{path} cannot be read as JSON: {error}") from error
 
