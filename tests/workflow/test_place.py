@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -94,6 +95,29 @@ def test_no_step_of_the_clock_makes_a_process_another(monkeypatch):
     wait_for(lambda: not is_alive(child.pid, born))  # also while nobody has asked for its exit code
     child.wait()
     assert birth(child.pid) is None
+
+
+def test_a_clock_that_is_set_back_within_a_run_does_not_end_it(tmp_path):
+    """The markers of jobs before are of hours to come when a job is done."""
+    run = experiment(tmp_path, methods=[])
+    process = run.start("--jobs", "1", STAND_IN_SECONDS="2")
+    wait_for(lambda: (run.workdir / "models" / "mini" / "progress").exists())
+    later = time.time() + 10_000
+    for name in ("check", "subsets"):
+        os.utime(run.workdir / "done" / f"{name}.json", (later, later))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors + run.engine_log()
+
+
+@pytest.mark.parametrize("shift", [-10_000, 10_000])
+def test_a_finished_run_stays_finished_whatever_the_clock(world, tmp_path, shift):
+    workdir = tmp_path / "work"
+    assert world.run(workdir) is None
+    for number, marker in enumerate(sorted((workdir / "done").iterdir())):
+        moved = time.time() + shift * (number + 1)
+        os.utime(marker, (moved, moved))
+    assert world.run(workdir) is None
+    assert world.calls == []
 
 
 def test_tag_is_of_a_folder_not_of_its_content(tmp_path):

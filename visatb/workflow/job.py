@@ -7,9 +7,10 @@ present key is not done again, one begun under it goes on from where it was, and
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,20 @@ def _work(layout: Layout, name: str, plan: dict[str, Any], stop: Stopper) -> Non
         for step in planned:
             STEPS[step.kind](context, step)
     mark_done(layout, name, planned, context.steps.entries, time.time() - started)
+    _set_back(layout.done(before) for before in job.after)
     logger.info("done")
+
+
+def _set_back(markers: Iterable[Path]) -> None:
+    """Give the markers of jobs before this one, where they are of a time to come, the present time.
+
+    Where the clock was set back while they were made, the engine would find this job's marker older than them, remove
+    it and stop.
+    """
+    for marker in markers:
+        with suppress(OSError):  # one that another user wrote, or that is gone
+            if marker.stat().st_mtime > time.time():
+                os.utime(marker)
 
 
 def _run_is_gone(layout: Layout, plan: dict[str, Any]) -> bool:
