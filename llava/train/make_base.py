@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import set_seed
 
 from eval.files import move_into_place
 from llava.model.assemble import build_llava
@@ -36,10 +37,10 @@ _PART_FLAGS = {
         *("mm_projector_type", "mm_vision_select_layer", "mm_vision_select_feature"),
     ),
     DataArguments: ("image_aspect_ratio",),
-    TrainingArguments: ("model_max_length", "cache_dir"),
+    TrainingArguments: ("model_max_length", "cache_dir", "seed"),
 }
 """The training flags that say what a model is made of, by the dataclass that explains them."""
-_NUMBERS = ("mm_vision_select_layer", "model_max_length")
+_NUMBERS = ("mm_vision_select_layer", "model_max_length", "seed")
 
 
 def make_base(source: Source, output_dir: Path, dtype: torch.dtype) -> Path:
@@ -88,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if source.ready:
             raise UsageError(f"{source.folder} is a model already: nothing to make")
         folder.mkdir(parents=True, exist_ok=True)
+        set_seed(given["seed"])  # for a projector that no file gives: as training with this seed draws it
         _move_up(make_base(source, folder, torch.float32), folder)
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -23,6 +23,18 @@ def test_parts_become_a_saved_model(bench, tmp_path):
             assert torch.equal(model.state_dict()[name], weight), name
 
 
+def test_the_projector_is_drawn_by_the_seed(bench, tmp_path):
+    """Two makings are equal to the byte; another seed gives another projector, and nothing else."""
+    parts = ["--model_name_or_path", str(bench.root / "lm"), "--vision_tower", str(bench.root / "clip")]
+    made = {}
+    for name, more in (("a", ()), ("b", ("--seed", "42")), ("c", ("--seed", "43"))):
+        torch.manual_seed(ord(name))  # whatever the process drew before
+        assert main([*parts, *more, "--model_max_length", "64", "--output_dir", str(tmp_path / name)]) == 0
+        made[name] = {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+    assert made["a"] == made["b"]
+    assert {name for name in made["a"] if made["a"][name] != made["c"][name]} == {"model.safetensors"}
+
+
 def test_bad_input_is_said_in_one_line(bench, tmp_path, capsys):
     lm, out = str(bench.root / "lm"), str(tmp_path / "out")
     assert main(["--model_name_or_path", lm, "--output_dir", out, "--model_max_length", "64"]) == 2

@@ -202,6 +202,19 @@ def test_the_seed_chooses_among_the_questions_only_where_some_are_left_out(tmp_p
     assert some_asked["base answer val"] != after(path, put("subsets", "seed", value=2))["base answer val"]
 
 
+def test_a_base_whose_projector_is_drawn_depends_on_the_seed(tmp_path):
+    """One whose projector is given, or which is a model already, is the same for every seed."""
+    path = experiment_file(tmp_path)
+    simple, seed = put("weighting", value={"form": "simple"}), put("seed", value=7)
+    drawn = {}
+    for parts in ({}, {"vision_tower": "a/tower"}, {"vision_tower": "a/tower", "projector": "a/projector"}):
+        after(path, simple)
+        before = after(path, lambda content, _, parts=parts: content["model"].update(parts))
+        drawn[tuple(parts)] = before["base train"] != after(path, seed)["base train"]
+        after(path, lambda content, _: content.pop("seed"))
+    assert drawn == {(): False, ("vision_tower",): True, ("vision_tower", "projector"): False}
+
+
 @pytest.mark.parametrize(("name", "value"), [("weighting.form", "simple"), ("weighting.difficulty", "precise")])
 def test_the_form_changes_weights(tmp_path, name, value):
     path = experiment_file(tmp_path)

@@ -148,6 +148,8 @@ class _Maker:
                 "seed": experiment.training_seed(model.repeat),
                 "method": model.method,
             }
+        elif experiment.model.vision_tower and not experiment.model.projector:
+            content["seed"] = experiment.training_seed(model.repeat)  # its projector is drawn at random
         if model.stage == "finals":
             content["groups"] = experiment.groups
         if model.equal_steps:

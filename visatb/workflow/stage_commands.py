@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from visatb.experiment.models import ModelJob
 from visatb.experiment.names import Split
@@ -74,6 +75,12 @@ def model_arguments(experiment: Experiment) -> list[str]:
         "version": model.template,
     }
     return [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
+
+
+def base_arguments(experiment: Experiment, folder: Path, job: ModelJob) -> list[str]:
+    """The command line that makes the base model; with the seed of the models that are trained from it."""
+    seed = str(experiment.training_seed(job.repeat))
+    return [*model_arguments(experiment), "--seed", seed, "--output_dir", str(folder)]
 
 
 def train_arguments(

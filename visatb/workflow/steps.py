@@ -64,8 +64,7 @@ def train(context: Context, step: Step) -> None:
         if model.data:
             _train(context, model, step)
         elif _is_made_here(context, model):
-            arguments = [*stage_commands.model_arguments(context.experiment), "--output_dir", str(folder)]
-            context.run("llava.train.make_base", arguments)
+            context.run("llava.train.make_base", stage_commands.base_arguments(context.experiment, folder, model))
     tidy(context, model)
 
 
