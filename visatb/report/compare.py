@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from eval.files import write_text
 from eval.metrics import find_measure
 from visatb.experiment.schema import Experiment
@@ -33,7 +35,7 @@ def build_comparison(first: Path, second: Path) -> Path:
         settings=changed_settings(runs[0].experiment, runs[1].experiment),
         tables=[table for table in (weights(*runs, names), results(*runs, names)) if table],
         notes=notes(*runs),
-        css=asset("report.css"),
+        css=Markup(asset("report.css")),
         version=version(),
     )
     path = first / "report" / f"compare-{second.resolve().name}.html"
