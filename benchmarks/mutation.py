@@ -27,18 +27,20 @@ from benchmarks.record import RESULTS, save
 MODULES = {
     "weighting_visatb.py": "tests/weighting",
     "eval/metrics.py": "tests/eval/test_metrics.py tests/eval/test_files.py",
+    "eval/scores.py": "tests/eval/test_files.py tests/eval/test_metrics.py tests/weighting/test_command.py",
     "transformers_patch/weighter.py": "tests/vitw/test_weighter.py tests/vitw/test_checkpoint.py",
     "transformers_patch/loss.py": "tests/vitw/test_forward.py",
+    "transformers_patch/chunked.py": "tests/vitw/test_chunked.py tests/vitw/test_forward.py",
     # Without what starts processes of its own, which takes minutes: a survivor is to be tried with that by hand.
     **dict.fromkeys(
-        ("transformers_patch/mixin.py", "transformers_patch/trainer.py"),
+        ("transformers_patch/mixin.py", "transformers_patch/trainer.py", "transformers_patch/sampler.py"),
         "tests/vitw/test_exact.py tests/vitw/test_diverged.py tests/vitw/test_packed.py tests/vitw/test_weighter.py "
         "-k 'not processes and not zero and not lora'",
     ),
     "llava/data/template.py": "tests/data/test_template.py tests/data/test_dataset.py",
     "visatb/workflow/keys.py": "tests/workflow/test_keys.py",
     "visatb/workdir/results.py": "tests/workflow/test_run.py",
-    "visatb/workdir/outputs.py": "tests/workflow/test_damage.py",
+    **dict.fromkeys(("visatb/workdir/outputs.py", "visatb/workflow/outputs.py"), "tests/workflow/test_damage.py"),
 }
 # The same program by another name: annotations are not evaluated, and small values are one object.
 NOT_TRIED = (

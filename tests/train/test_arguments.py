@@ -127,3 +127,33 @@ def test_deepspeed_is_left_out_where_nothing_is_started(parse, tmp_path):
         assert training.deepspeed is None
     with pytest.raises(UsageError, match=r"--deepspeed: .*lost.json does not exist"):
         parse_arguments([*words, f"--deepspeed={tmp_path / 'lost.json'}"], start=False)
+
+
+ABOVE_0 = "learning_rate per_device_train_batch_size gradient_accumulation_steps lora_r lora_alpha save_steps"
+NOT_BELOW_0 = "mm_projector_lr weight_decay max_grad_norm warmup_steps adam_epsilon dataloader_num_workers"
+BELOW_1 = "adam_beta1 adam_beta2 lora_dropout"
+
+
+@pytest.mark.parametrize(
+    ("flag", "refused", "taken", "words"),
+    [
+        *((flag, "0", None, "must be above 0") for flag in ABOVE_0.split()),
+        *((flag, "-1", "0", "must not be below 0") for flag in NOT_BELOW_0.split()),
+        *((flag, "1", "0", r"must lie in \[0, 1\)") for flag in BELOW_1.split()),
+        *((flag, "-0.1", None, r"must lie in \[0, 1\)") for flag in BELOW_1.split()),
+        *((flag, "nan", None, "must be a finite number") for flag in ("learning_rate", "weight_decay", "adam_beta1")),
+        *((flag, str(2**32), str(2**32 - 1), "must be a whole number from 0 to") for flag in ("seed", "data_seed")),
+        *((flag, "-1", "0", "must be a whole number from 0 to") for flag in ("seed", "data_seed")),
+        ("logging_steps", "-1", None, "must be above 0"),
+        ("num_train_epochs", "0", "0.1", "must be above 0: 0 trains nothing"),
+        ("max_steps", "0", "-1", "must be above 0 .* 0 trains nothing"),
+        ("report_to", "wanbd", "none", "unknown wanbd"),
+        ("report_to", "neptune", "tensorboard", "neptune is not installed"),
+    ],
+)
+def test_values_out_of_range_are_named_by_their_flag(parse, flag, refused, taken, words):
+    common = COMMON.replace("--warmup_ratio 0.03", "")  # which excludes --warmup_steps
+    with pytest.raises(UsageError, match=f"--{flag}:? {words}"):
+        parse(f"--model_name_or_path m --{flag}={refused}", common)
+    if taken is not None:
+        parse(f"--model_name_or_path m --{flag}={taken}", common)
