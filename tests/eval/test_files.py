@@ -12,6 +12,7 @@ import eval.errors
 from eval import caption, caption_list, gleu, grounding, qa
 from eval.cli import evaluate
 from eval.collect import collect
+from eval.scores import read_scores
 
 FOLDER = Path(eval.answers.__file__).parent
 COMMANDS = {"caption": caption, "caption_list": caption_list, "grounding": grounding, "qa": qa, "gleu": gleu}
@@ -94,6 +95,17 @@ def test_what_the_records_say_goes_before_the_file_name(tmp_path):
     assert qa.main(["-a", str(path), "--output", str(out), "--task", "X", "--model", "Y", "--split", "Z"]) == 0
     content = json.loads(out.read_text())
     assert [content[key] for key in ("task", "model", "split")] == ["X", "Y", "Z"]
+
+
+def test_scores_of_another_split_and_other_files_are_passed_over(tmp_path):
+    qa.main(
+        ["-a", str(answers(tmp_path / "GQA_val-2_m1.json", ("a", "a"), ("b", "b"))), "--output", str(tmp_path / "s")]
+    )
+    for asked, found in (("val", True), ("train", False), ("test", False), ("a", False), (None, True)):
+        assert (read_scores(tmp_path / "s", asked) is not None) == found
+    for content in ([], ["scores"], "scores", 1, None, {"scores": []}):
+        (tmp_path / "other.json").write_text(json.dumps(content))
+        assert read_scores(tmp_path / "other.json") is None
 
 
 @pytest.mark.parametrize(

@@ -328,3 +328,8 @@ def test_the_standard_error_of_a_ratio_is_that_of_a_bootstrap():
     picks = rng.integers(500, size=(4000, 500))
     draws = (values * weights)[picks].sum(axis=1) / weights[picks].sum(axis=1)
     assert column.stderr() == pytest.approx(draws.std(), rel=0.05)
+
+
+def test_a_column_whose_samples_have_no_weight_says_nothing():
+    column = Column("x", "x", [1.0, 0.0], [0.0, 0.0])
+    assert (column.mean(), column.stderr()) == (0.0, 0.0)

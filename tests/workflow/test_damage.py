@@ -12,6 +12,7 @@ from eval.files import read_json
 from tests.workflow import stand_ins
 from tests.workflow.in_process import COMMANDS, World
 from visatb.experiment.read import load_experiment
+from visatb.workdir import outputs
 from visatb.workdir.layout import Layout
 from visatb.workdir.results import write_results
 
@@ -144,14 +145,30 @@ def test_weights_that_changed_on_disk_are_not_used(world, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("name", ["scores/val/a_mini.json", "answers/test/EW/a_test-10_EW.json", "weights.json"])
 def test_flipped_bit_in_a_small_file_is_noticed(world, tmp_path, name):
-    """Its size and time are as they were."""
-    file = finished(world, tmp_path / "work") / name
+    """Its size and time are as they were, and an earlier run has remembered its hash by them."""
+    file = finished(world, finished(world, tmp_path / "work")) / name
     state, content = file.stat(), file.read_bytes()
     place = max(place for place, byte in enumerate(content) if chr(byte).isdigit())
     file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert world.run(tmp_path / "work") is None
     assert file.read_bytes() == content
+
+
+def test_a_large_file_is_read_again_where_its_time_is_another(tmp_path):
+    """Of a copied folder, say; where the time is as it was, only who is thorough reads it."""
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(2 << 20))
+    noted = outputs.note(tmp_path, [file])
+    written = file.stat().st_mtime_ns
+    for content, fault in ((0, None), (1, f"{file} is not as it was written")):
+        file.write_bytes(bytes([content]) * (2 << 20))
+        for later in (-(10**9), 10**9):
+            os.utime(file, ns=(written, written + later))
+            assert outputs.damage(tmp_path, noted) == fault
+        os.utime(file, ns=(written, written))
+        assert outputs.damage(tmp_path, noted) is None
+        assert outputs.damage(tmp_path, noted, thorough=True) == fault
 
 
 def test_unexpected_error_reaches_the_log(world, tmp_path):

@@ -127,8 +127,8 @@ def test_copies_of_images_are_found_by_content(tmp_path, base, capsys, caplog):
 
     def own_image(records):
         for number, record in enumerate(records):
-            record["image"] = f"train-{number}.bmp"  # all of one size
-            Image.new("RGB", (28, 28), (number, 5, 7)).save(images / record["image"])
+            record["image"] = f"train-{number}.bmp"  # all of one size, larger than the block looked at first
+            Image.new("RGB", (64, 64), (number, 5, 7)).save(images / record["image"])
 
     spoil(tmp_path / "a_train-16.json", own_image)
     records = json.loads((tmp_path / "a_train-16.json").read_text())
@@ -139,7 +139,7 @@ def test_copies_of_images_are_found_by_content(tmp_path, base, capsys, caplog):
             shutil.copy(images / record["image"], images / question["image"])
             question["conversations"][0]["value"] = text + record["conversations"][0]["value"]
         pixels = bytearray((images / "val-3.bmp").read_bytes())
-        pixels[-1] ^= 1  # not quite a copy
+        pixels[-1] ^= 1  # not quite a copy, and the difference is far from the middle
         (images / "val-3.bmp").write_bytes(pixels)
 
     spoil(tmp_path / "a_val-12.json", copied)
