@@ -1219,6 +1219,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--difficulty", choices=("real", "precise"), default="real", help="Eq. 6, or Eq. 12")
     parser.add_argument("--groups", type=Path, metavar="F", help="JSON object {group: [tasks]}")
     parser.add_argument("--fixed", type=_fixed, action="append", default=[], metavar="TASK=WEIGHT", help="repeatable")
+    parser.add_argument(
+        "--guard", type=_fixed, action="append", default=[], metavar="TASK=LIMIT", help="no part of λ; repeatable"
+    )
+    parser.add_argument("--guard_scores", type=Path, metavar="DIR", help="the guards' score files (split guard)")
     parser.add_argument("--on_degenerate", choices=("error", "drop", "clip"), default="error")
     parser.add_argument(
         "--shrink",
@@ -1244,13 +1248,17 @@ def _run(arguments: argparse.Namespace) -> str:
     for name, members in (groups or {}).items():
         _names(members, f"{arguments.groups}: group {name!r}")
     samples: Samples = {}
+    guards: dict[str, Any] = {}
     if arguments.scores:
         try:  # the score files' own reader; for a matrix this file needs nothing beside it
             from eval.collect import EvaluationError, collect
+            from eval.guards import measure
+            from eval.guards import warnings as guard_warnings
         except ModuleNotFoundError as error:
             raise WeightingError(f"--scores needs the project's eval folder beside this file ({error})") from error
         try:
             matrix, samples = collect(arguments.scores, arguments.split, arguments.task_names, groups)
+            guards = measure(arguments.guard_scores, dict(arguments.guard)) if arguments.guard else {}
         except EvaluationError as error:
             raise WeightingError(str(error)) from error
     else:
@@ -1266,6 +1274,13 @@ def _run(arguments: argparse.Namespace) -> str:
         samples=samples,
         shrinkage=arguments.shrink,
     )
+    if guards:
+        said = guard_warnings(guards)
+        for text in said:
+            logger.warning("%s", text)
+        content |= {"guards": guards, "warnings": [*content["warnings"], *said]}
+        columns = {name: {"base": guard["base"], **guard["models"]} for name, guard in guards.items()}
+        matrix["guards"] = {name: {m: one["value"] for m, one in column.items()} for name, column in columns.items()}
     if arguments.scores and (path := _matrix_output(arguments)):
         write_json(path, matrix)
     if arguments.output:
@@ -1286,6 +1301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.matrix is None and arguments.scores is None:
         parser.error(_without_source())
+    if arguments.guard and not (arguments.scores and arguments.guard_scores):
+        parser.error("--guard is measured from score files: give --scores and --guard_scores")
     if arguments.matrix_output and not arguments.scores:
         parser.error("--matrix names the file for the matrix that --scores collects; without --scores there is none")
     try:

@@ -57,6 +57,7 @@ class Weights(_Given, total=False):
     shrinkage: Shrinkage
     training_noise: dict[str, dict[str, Any]]
     warnings: list[str]
+    guards: dict[str, Any]
 
 
 def weighed_scores(weights: Weights) -> list[dict[str, float | None]]:

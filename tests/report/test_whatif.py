@@ -23,6 +23,7 @@ console.log(JSON.stringify(cases.map((c) => ({
   weights: w.visatbWeights(c.out, c.in, c.hard, c.t, c.alpha),
   auto: w.autoTemperature(c.out, c.in, c.hard, c.alpha),
   moved: w.moveAlpha(c.alpha, c.which, c.to),
+  shift: w.guardShift([0.1, -0.2], [1.5, 0.5]),
 }))));
 """
 
@@ -84,6 +85,13 @@ def test_automatic_temperature_is_the_same(answers: list[tuple[dict[str, Any], d
         assert answer["auto"] == pytest.approx(expected, rel=1e-9)
         found.add(expected > 0.1)
     assert found == {True, False}  # both ends of the search were met
+
+
+def test_a_guards_shift_is_zero_at_equal_weights_and_linear(
+    answers: list[tuple[dict[str, Any], dict[str, Any]]],
+) -> None:
+    """By hand: −(0.5 · 0.1 + −0.5 · −0.2)."""
+    assert answers[0][1]["shift"] == pytest.approx(-0.15)
 
 
 def test_moving_one_share_keeps_the_sum_and_the_ratio(answers: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:

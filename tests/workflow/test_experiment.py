@@ -60,6 +60,8 @@ def load(folder: Path, text: str):
             13,
             ["weighting.apply", "leave group_by_modality_length out"],
         ),
+        ("    train: vqa.json", "    train: vqa.json\n    guard: 0.1", 4, ["is a guard", "leave train out"]),
+        ("training:", "guards: {a: {}}\ntraining:", 13, ["stands among the tasks"]),
         ("training:", "groups: auto\ntraining:", 13, ["groups", "three tasks"]),
         ("training:", "groups: sometimes\ntraining:", 13, ["groups", "auto"]),
         ("  caption:\n", "  vqa:\n", 8, ["given twice"]),
@@ -199,3 +201,22 @@ def test_half_a_surrogate_pair_is_named_with_its_record(tmp_path):
     with pytest.raises(DataError, match=r"record 'x' of task a: holds half of a surrogate pair"):
         write_records(tmp_path / "a.json", iter([{"id": "x", "task": "a", "text": "\ud800"}]))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_guard_stands_among_the_tasks_and_is_none_of_them(tmp_path):
+    """It travels through the work folder's copy of the experiment file; a name for it twice is refused."""
+    text = GOOD.replace("training:", "  calm:\n    val: calm.json\n    metric: em\n    guard: 0.01\ntraining:")
+    experiment = load(tmp_path, text)
+    assert list(experiment.tasks) == experiment.balanced == ["vqa", "caption"]
+    assert experiment.guards["calm"].guard == 0.01
+    assert experiment.questions("calm", "guard") == str(tmp_path / "calm.json")
+    (tmp_path / "work").mkdir()
+    assert load(tmp_path / "work", experiment.to_yaml()).guards == experiment.guards
+    assert "guard" not in load(tmp_path, GOOD).to_yaml()
+    for right, wrong, said in (
+        ("guard: 0.01", "guard: 0", r":15: tasks\.calm\.guard: .*greater than 0"),
+        ("metric: em\n    guard", "metric: uw\n    guard", "unknown metric 'uw'"),
+        ("val: calm.json\n    ", "", r"tasks\.calm.*is missing"),
+    ):
+        with pytest.raises(ExperimentError, match=said):
+            load(tmp_path, text.replace(right, wrong))

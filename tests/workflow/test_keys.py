@@ -13,7 +13,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from tests.workflow.world import write_experiment
+from tests.workflow.world import guard, write_experiment
 from visatb.experiment.read import load_experiment
 from visatb.experiment.schema import Experiment
 from visatb.workdir.layout import Layout
@@ -128,7 +128,7 @@ CASES: dict[str, tuple[Callable[[Content, Path], None], set[str]]] = {
 }
 # What changes which models there are has a case of its own below, and tests of its own in test_graph.py.
 MODELS_CHANGE = {"tasks.group", "grouping", "methods", "weighting.form", "weighting.difficulty"}
-MODELS_CHANGE |= {"repeats.proxies", "repeats.finals"}
+MODELS_CHANGE |= {"repeats.proxies", "repeats.finals", "guards.val", "guards.metric", "guards.guard"}
 
 
 def fields(schema: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:
@@ -223,6 +223,21 @@ def test_the_form_changes_weights(tmp_path, name, value):
     assert before["weights"] != changed["weights"]
     assert before["VisATB train"] != changed["VisATB train"]
     assert before["EW train"] == changed["EW train"]
+
+
+def test_a_guard_enters_neither_the_proxies_nor_what_is_trained_with_their_weights(tmp_path):
+    """Its questions are asked of the proxies, and of the base; λ, and all that is trained, stay as they are."""
+    path = experiment_file(tmp_path)
+    before = steps_of(path)
+    guarded = after(path, lambda content, _: content["tasks"].update(calm=guard(path.parent, limit=0.01)))
+    asked = {f"{m} {s} guard" for m in ("base", "mini", "plus_mini:a", "plus_mini:b") for s in ("answer", "score")}
+    made = {*asked, "base train", *DATA, "weights", *END}
+    assert {step for step in before | guarded if before.get(step) != guarded.get(step)} == made
+    looser = after(path, put("tasks", "calm", "guard", value=0.5))
+    assert {step for step in guarded if guarded[step] != looser[step]} == {"weights", "report"}
+    other = after(path, put("tasks", "calm", "metric", value="gleu"))
+    scored = {step for step in asked if "score" in step}
+    assert {step for step in looser if looser[step] != other[step]} == {"check", *scored, "weights", *END}
 
 
 def test_shrunken_weights_depend_on_the_draws_that_tell_their_noise(tmp_path):

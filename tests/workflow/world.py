@@ -35,13 +35,18 @@ def write_task(folder: Path, task: str, counts: dict[str, int], seed: int = 0) -
     return files
 
 
+def guard(folder: Path, limit: float, name: str = "calm") -> dict[str, Any]:
+    """A task with validation data only, as an experiment file names it."""
+    return {"val": write_task(folder, name, {"val": 12}, seed=9)["val"], "metric": "em", "guard": limit}
+
+
 def write_experiment(folder: Path, tasks: dict[str, dict[str, Any]], **settings: Any) -> Path:
     """An experiment file; each task gets data unless it names files of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
     for number, (name, task) in enumerate(tasks.items()):
         splits = {"train": 16} if "weight" in task else {"train": 16, "val": 12, "test": 10}
-        files = {} if "train" in task else write_task(folder, name, splits, number)
+        files = {} if "train" in task or "guard" in task else write_task(folder, name, splits, number)
         written[name] = {**files, **({} if "weight" in task else {"metric": "em"}), **task}
     content = {"model": {"path": "somewhere/7b"}, "tasks": written, "image_folder": "images", **settings}
     path = folder / "experiment.yaml"

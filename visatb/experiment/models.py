@@ -23,9 +23,9 @@ Stage = Literal["proxies", "finals", "stl", "base"]
 Asked = Mapping[Split, tuple[str, ...]]
 
 
-def asked(val: Iterable[str] = (), test: Iterable[str] = ()) -> Asked:
+def asked(val: Iterable[str] = (), test: Iterable[str] = (), guard: Iterable[str] = ()) -> Asked:
     """The tasks whose questions are asked, by split."""
-    return {"val": tuple(val), "test": tuple(test)}
+    return {"val": tuple(val), "test": tuple(test), "guard": tuple(guard)}
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,16 @@ def _again(model: ModelJob, repeat: int) -> ModelJob:
 
 def _proxies_once(experiment: Experiment) -> list[ModelJob]:
     form, units = experiment.weighting.form, experiment.units
-    everything = asked(val=experiment.balanced)
+    everything = asked(val=experiment.balanced, guard=experiment.guards)
     models = []
     if experiment.grouping:
         return [ModelJob("mini", "proxies", "EW", _mixed(experiment, ()), everything, represents=True)]
     if form == "simple":
         models = [ModelJob("base", "base", "EW", (), everything)]
     else:
-        models = [ModelJob("mini", "proxies", "EW", _mixed(experiment, ()), everything)]
+        if experiment.guards:  # what a fall is measured from
+            models.append(ModelJob("base", "base", "EW", (), asked(guard=experiment.guards)))
+        models.append(ModelJob("mini", "proxies", "EW", _mixed(experiment, ()), everything))
         models += [
             ModelJob(f"plus_mini:{unit}", "proxies", "EW", _mixed(experiment, tasks), everything)
             for unit, tasks in units.items()
@@ -141,7 +143,7 @@ def _compared(experiment: Experiment, repeat: int, found: Mapping[str, ModelJob]
         name = stl_model(experiment, task, repeat)
         own = [task] if task in tested else []
         if name in found:
-            yield replace(found[name], asked=asked(found[name].asked["val"], own))
+            yield replace(found[name], asked={**found[name].asked, "test": tuple(own)})
         elif experiment.tasks[task].score is None or own:
             alone = ModelJob(name, "stl", "EW", _only([task], "whole"), asked(test=own), repeat=repeat)
             yield replace(alone, equal_steps=experiment.stl_steps == "equal")

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-Split = Literal["val", "test"]
-SPLITS: tuple[Split, ...] = ("val", "test")
-"""The questions that λ comes from, and those that the methods are compared on."""
+Split = Literal["val", "test", "guard"]
+SPLITS: tuple[Split, ...] = ("val", "test", "guard")
+"""The questions that λ comes from, those that the methods are compared on, and those of guards."""

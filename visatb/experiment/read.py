@@ -75,6 +75,7 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     if not isinstance(data_folder, str):
         raise document.error(("data_folder",), "must be a folder")
     content.setdefault("name", Path(path).stem)
+    content = _guards_apart(content, document)
     try:
         experiment = Experiment.model_validate({**content, "source": Path(path)})
     except ValidationError as error:
@@ -85,11 +86,29 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     return _resolved(experiment, Path(path).resolve().parent, data_folder)
 
 
+def _guards_apart(content: dict[str, Any], document: Document) -> dict[str, Any]:
+    """The content with guards apart, under `guards`; ExperimentError where one has more than a guard has."""
+    if "guards" in content:
+        raise document.error(("guards",), "a guard stands among the tasks: tasks.NAME.guard, with val and metric")
+    tasks = content.get("tasks")
+    if not isinstance(tasks, dict):
+        return content
+    guards = {name: task for name, task in tasks.items() if isinstance(task, dict) and task.get("guard") is not None}
+    for name, task in guards.items():
+        for other in ("train", "test", "weight", "group", "score"):
+            if task.get(other) is not None:
+                text = f"{name} is a guard, which has val and metric only: leave {other} out, or guard"
+                raise document.error(("tasks", name, other), text)
+    rest = {name: task for name, task in tasks.items() if name not in guards}
+    return {**content, "tasks": rest, "guards": guards}
+
+
 def _schema_errors(document: Document, error: ValidationError) -> Iterator[str]:
     """One line per place that is wrong; a union's branches count as one."""
     named: dict[Place, list[str]] = {}
     for detail in error.errors():
-        place = _real_place(document, detail["loc"], detail["type"])
+        loc = ("tasks", *detail["loc"][1:]) if detail["loc"][:1] == ("guards",) else detail["loc"]
+        place = _real_place(document, loc, detail["type"])
         named.setdefault(place, []).append(_in_words(detail, document, place))
     for place, texts in named.items():
         yield str(document.error(place, " or ".join(dict.fromkeys(texts))))
@@ -130,13 +149,15 @@ def _known_names(place: Place) -> list[str]:
         ("launcher",): Launcher,
     }
     part = Task if len(place) == 2 and place[0] == "tasks" else parts.get(place, Experiment)
-    names = [field.alias or name for name, field in part.model_fields.items() if name != "source"]
+    names = [field.alias or name for name, field in part.model_fields.items() if name not in ("source", "guards")]
+    names += ["guard"] if part is Task else []
     return [*names, "data_folder"] if part is Experiment else names
 
 
 def _problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
     """What is wrong between the values of an experiment."""
     yield from _task_problems(experiment)
+    yield from _guard_problems(experiment)
     yield from _name_problems(experiment)
     yield from _training_problems(experiment)
     if len(experiment.units) < 2:
@@ -225,6 +246,15 @@ def _task_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
             )
 
 
+def _guard_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
+    from eval.metrics import METRICS
+
+    for name, guard in experiment.guards.items():
+        for metric in guard.metric:
+            if metric not in METRICS or metric == "loss":
+                yield ("tasks", name, "metric"), f"unknown metric {metric!r}; known: {', '.join(METRICS)}"
+
+
 def _name_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
     """Names that are no names, or not different ones on disk."""
     groups = {task.group for task in experiment.tasks.values() if task.group}
@@ -236,7 +266,7 @@ def _name_problems(experiment: Experiment) -> Iterator[tuple[Place, str]]:
             if files[file] > 1:
                 yield ("tasks", name, "train"), f"{file} is named more than once: part the file by task"
     taken: dict[str, str] = {}
-    for name in [*experiment.tasks, *sorted(groups - set(experiment.tasks))]:
+    for name in [*experiment.tasks, *experiment.guards, *sorted(groups - set(experiment.tasks))]:
         place: Place = ("tasks", name)
         if not name.strip() or "," in name or "=" in name or ":" in name or name != name.strip():
             yield place, "a name may hold no comma, colon or equals sign, and no space at its ends"
@@ -304,6 +334,7 @@ def _resolved(experiment: Experiment, folder: Path, data_folder: str) -> Experim
         )
         for name, task in experiment.tasks.items()
     }
+    guards = {name: guard.model_copy(update={"val": absolute(guard.val)}) for name, guard in experiment.guards.items()}
     model = experiment.model
     parts = {key: part(getattr(model, key)) for key in ("path", "vision_tower", "projector")}
     defaults = dict(TRAINING_DEFAULTS)
@@ -318,6 +349,7 @@ def _resolved(experiment: Experiment, folder: Path, data_folder: str) -> Experim
         "training": arguments({**defaults, **experiment.training}),
         "overrides": {stage: arguments(given) for stage, given in experiment.overrides.items()},
         "tasks": tasks,
+        "guards": guards,
         "model": model.model_copy(update=parts),
         "image_folder": absolute(experiment.image_folder),
     }

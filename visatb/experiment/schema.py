@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from eval.repeats import MOST_REPEATS
 from transformers_patch.weighter import WEIGHTERS
-from visatb.experiment.names import Split
+from visatb.experiment.names import SPLITS, Split
 
 
 def _rate(value: Any) -> Any:
@@ -85,7 +85,15 @@ class Task(_Part):
     @property
     def questions(self) -> dict[Split, str | None]:
         """The file of each split's questions, None where there is none."""
-        return {"val": self.val, "test": self.test}
+        return {"val": self.val, "test": self.test, "guard": None}
+
+
+class Guard(_Part):
+    """A task that has questions only. `guard` is how far its score may fall, in its metric's units."""
+
+    val: str
+    metric: Strings
+    guard: float = Field(gt=0, allow_inf_nan=False)
 
 
 class SubsetRates(_Part):
@@ -161,6 +169,7 @@ class Experiment(_Part):
     name: str
     model: Model
     tasks: dict[str, Task] = Field(min_length=1)
+    guards: dict[str, Guard] = {}
     grouping: Literal["auto"] | Annotated[int, Field(ge=2)] | None = Field(default=None, alias="groups")
     image_folder: str | None = None
     subsets: SubsetRates = SubsetRates()
@@ -185,7 +194,18 @@ class Experiment(_Part):
 
     def metrics(self, task: str, split: Split) -> list[str]:
         """What a split's questions of a task are scored by: its metrics, or the loss of the truths (`validation`)."""
+        if split == "guard":
+            return self.guards[task].metric
         return ["loss"] if split == "val" and self.weighting.validation == "loss" else self.tasks[task].metric
+
+    def questions(self, task: str, split: Split) -> str | None:
+        """The file of a split's questions of a task or guard, None where there is none."""
+        return self.guards[task].val if split == "guard" else self.tasks[task].questions[split]
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that this experiment can have questions of."""
+        return SPLITS if self.guards else SPLITS[:2]
 
     @property
     def fixed(self) -> dict[str, float]:
@@ -231,6 +251,7 @@ class Experiment(_Part):
     def to_yaml(self) -> str:
         """The experiment file with every default written out."""
         content = self.model_dump(mode="json", by_alias=True)
+        content["tasks"] |= content.pop("guards")  # as they stand in the file that is read
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.repeats import split_repeat
 from eval.weights import COMPONENTS, weighed_scores
-from visatb.report import svg
+from visatb.report import guards, svg
 from visatb.report.figures import interval_kind, unit_interval
 from visatb.report.load import Run
 from visatb.report.tree import read_tree
@@ -34,6 +34,13 @@ def matrix(run: Run) -> dict[str, Any] | None:
         for name, figures, spread in sorted(run.matrix_rows(), key=lambda row: place(row[0]))
     ]
     counts = matrix.get("num_samples") or {}
+    added = guards.columns(run)
+    if added and not any(row["name"] == "base" for row in rows):
+        rows.insert(0, {"name": "base", "cells": [("–", "")] * len(tasks)})
+    for column in added.values():
+        for row in rows:
+            row["cells"].append((svg.plain(column.get(row["name"])), ""))
+    tasks += [f"{name} (guard)" for name in added]
     return {"tasks": tasks, "rows": rows, "counts": [counts.get(task) for task in tasks] if counts else None}
 
 
@@ -180,6 +187,7 @@ def whatif(run: Run) -> dict[str, Any] | None:
         **{part: [by_unit[unit] for unit in units] for part, by_unit in scores.items()},
         "temperature": weights["temperature"],
         "alpha": [weights["alpha"][part] for part in COMPONENTS],
+        "guards": guards.slopes(run, units),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from eval.weights import COMPONENTS, WEIGHT_RANGE
-from visatb.report import measured, outcome
+from visatb.report import guards, measured, outcome
 from visatb.report.costs import costs
 from visatb.report.load import Run, is_proxy
 from visatb.report.tables import csv_links
@@ -35,6 +35,7 @@ def view(run: Run) -> dict[str, Any]:
         "tiles": _tiles(run, comparison),
         "notes": notes(run),
         "matrix": measured.matrix(run),
+        "guards": guards.guards(run),
         "groups": measured.groups(run),
         "contributions": measured.contributions(run),
         "difficulties": measured.difficulties(run),

@@ -60,7 +60,9 @@ class Subsets:
     seed: int = 0
     rates: Mapping[str, float] = field(default_factory=dict)
     tasks: Mapping[str, Mapping[Size, int]] = field(default_factory=dict)
-    questions: Mapping[Split, Mapping[str, QuestionFile]] = field(default_factory=lambda: {"val": {}, "test": {}})
+    questions: Mapping[Split, Mapping[str, QuestionFile]] = field(
+        default_factory=lambda: {split: {} for split in SPLITS}
+    )
     models: Mapping[str, TrainingData] = field(default_factory=dict)
 
     @property
@@ -88,7 +90,7 @@ class Subsets:
                 questions={
                     split: {
                         task: QuestionFile(absolute([entry["file"]])[0], entry["count"])
-                        for task, entry in content["questions"][split].items()
+                        for task, entry in content["questions"].get(split, {}).items()
                     }
                     for split in SPLITS
                 },
@@ -122,6 +124,7 @@ class Subsets:
                     for task, questions in of_split.items()
                 }
                 for split, of_split in self.questions.items()
+                if of_split or split != "guard"  # which few experiments have
             },
             "models": {
                 name: {
@@ -166,10 +169,11 @@ def counts(experiment: Experiment, count: Callable[[list[str]], int] = records.c
         sizes = {"mini": experiment.subsets.mini, "large": experiment.subsets.large}
         train[name] = {"whole": total}
         train[name] |= {size: round_to_count(rate, total) for size, rate in sizes.items()}  # type: ignore[misc]
-        for split in SPLITS:
-            file = task.questions[split]
+    for split in SPLITS:
+        for name in experiment.guards if split == "guard" else experiment.tasks:
+            file = experiment.questions(name, split)
             there = count([file]) if file else 0
-            limit = experiment.max_val_samples if split == "val" else None
+            limit = experiment.max_val_samples if split != "test" else None
             questions[split][name] = min(there, limit or there)
     return Counts(train, questions)
 
@@ -204,7 +208,7 @@ def write_subsets(experiment: Experiment, layout: Layout) -> None:
 
 
 def _write_questions(experiment: Experiment, path: Path, task: str, split: Split, count: int) -> None:
-    file = experiment.tasks[task].questions[split]
+    file = experiment.questions(task, split)
     assert file is not None
     indices = records.chosen(f"{task} {split}", records.count([file]), count, experiment.subsets.seed)
     records.write_records(path, records.pick([file], indices, task))

@@ -79,7 +79,8 @@ def validate(experiment: Experiment, layout: Layout, images: int | None = AT_MOS
     has_images = folder is None or Path(folder).is_dir()
     if not has_images:
         experiment = experiment.model_copy(update={"image_folder": None})
-    for metric in dict.fromkeys(metric for task in experiment.balanced for metric in experiment.tasks[task].metric):
+    asked = [*(experiment.tasks[task] for task in experiment.balanced), *experiment.guards.values()]
+    for metric in dict.fromkeys(metric for task in asked for metric in task.metric):
         checks.run(load_metric, metric)
     checks.run(_check_launch, experiment)
     parsed = {stage: checks.run(_parse, experiment, layout, stage) for stage in _stages(experiment)}
@@ -108,6 +109,11 @@ def _check_files(experiment: Experiment) -> None:
             for file in _files_of(task)
             if not Path(file).is_file()
         ]
+    lost += [
+        f"{experiment.source}: task {name}: {guard.val} does not exist"
+        for name, guard in experiment.guards.items()
+        if not Path(guard.val).is_file()
+    ]
     if lost:
         raise ExperimentError("\n".join(lost))
 
@@ -118,7 +124,8 @@ def _files_of(task: Task) -> list[str]:
 
 def _data_files(experiment: Experiment) -> list[str]:
     """All files of records that are there, each once."""
-    return list(dict.fromkeys(file for task in experiment.tasks.values() for file in _there(_files_of(task))))
+    files = [file for task in experiment.tasks.values() for file in _files_of(task)]
+    return list(dict.fromkeys(_there([*files, *(guard.val for guard in experiment.guards.values())])))
 
 
 def _check_launch(experiment: Experiment) -> None:
@@ -212,7 +219,7 @@ def _check_questions(experiment: Experiment, checks: _Checks) -> set[str]:
     paths: set[str] = set()
     asked = [(split, task) for model in models(experiment) for split in SPLITS for task in model.asked[split]]
     for split, name in dict.fromkeys(asked):
-        file = experiment.tasks[name].questions[split]
+        file = experiment.questions(name, split)
         if file and Path(file).is_file():
             paths |= checks.run(_check_question_file, experiment, split, name, file) or set()
     return paths
@@ -221,7 +228,6 @@ def _check_questions(experiment: Experiment, checks: _Checks) -> set[str]:
 def _check_question_file(experiment: Experiment, split: Split, name: str, file: str) -> set[str]:
     from llava.infer.questions import read_questions
 
-    task = experiment.tasks[name]
     try:
         questions = read_questions(file, experiment.image_folder)
     except DataError as error:
@@ -229,7 +235,7 @@ def _check_question_file(experiment: Experiment, split: Split, name: str, file: 
     logger.info("%s, %s: %d questions", name, split, len(questions.records))
     if len(questions.records) < LEAST_RECORDS:
         raise DataError(f"{file}: one question says nothing about a model; give task {name} more for {split}")
-    if split == "val" or task.score is None:
+    if split != "test" or experiment.tasks[name].score is None:
         _check_truths(Path(file), questions.records, experiment.metrics(name, split))
     return {path for record in questions.records for path in image_paths(record)}
 

@@ -16,6 +16,7 @@ from eval.errors import EvaluationError
 from eval.weights import WEIGHT_RANGE, read_weights
 from visatb.experiment import records
 from visatb.experiment.models import ModelJob, models, proxies
+from visatb.experiment.names import SPLITS
 from visatb.experiment.schema import Experiment
 from visatb.experiment.training import (
     ENOUGH_STEPS,
@@ -195,7 +196,7 @@ def _plan_model(
     steps = 0
     if model.data:
         steps = optimizer_steps(experiment, *(("finals", whole) if model.equal_steps else (model.stage, samples)))
-    questions = found.asked(model, "val") + found.asked(model, "test")
+    questions = sum(found.asked(model, split) for split in SPLITS)
     kept, peak = disk_bytes(experiment, model, size, steps) if model.data else (0.0, 0.0)
     return ModelPlan(
         name=model.name,

@@ -16,7 +16,7 @@ from typing import Any
 
 from llava.train.without_effect import with_effect
 from visatb.experiment.models import ModelJob, models, proxies
-from visatb.experiment.names import SPLITS, Split
+from visatb.experiment.names import Split
 from visatb.experiment.schema import Experiment
 from visatb.experiment.training import training_arguments
 from visatb.workdir.hashes import Files
@@ -91,12 +91,12 @@ class _Maker:
         return self._images(file for task in tasks for file in self.experiment.tasks[task].train)
 
     def _question_images(self, split: Split, tasks: Iterable[str]) -> list[Any]:
-        return self._images(self.experiment.tasks[task].questions[split] for task in tasks)
+        return self._images(self.experiment.questions(task, split) for task in tasks)
 
     def _questions(self, split: Split, tasks: tuple[str, ...]) -> list[Any]:
-        limit = self.experiment.max_val_samples if split == "val" else None
+        limit = self.experiment.max_val_samples if split != "test" else None
         seed = self.experiment.subsets.seed if limit else None
-        files = {task: file for task in tasks if (file := self.experiment.tasks[task].questions[split])}
+        files = {task: file for task in tasks if (file := self.experiment.questions(task, split))}
         return [[task, self.files.hash(file), limit, seed] for task, file in files.items()]
 
     def _part(self, task: str, size: str, repeat: int = 1) -> list[Any]:
@@ -112,22 +112,25 @@ class _Maker:
             self.model,
             experiment.image_folder,
             {task: self._train_files(task) for task in experiment.tasks},
-            {split: self._questions(split, self._asked(split)) for split in SPLITS},
+            {split: self._questions(split, self._asked(split)) for split in experiment.splits},
             self._train_images(experiment.tasks),
-            {split: self._question_images(split, self._asked(split)) for split in SPLITS},
-            [task.metric for task in experiment.tasks.values()],
+            {split: self._question_images(split, self._asked(split)) for split in experiment.splits},
+            [task.metric for task in [*experiment.tasks.values(), *experiment.guards.values()]],
             {stage: self._arguments(stage) for stage in {model.stage for model in models(experiment)}},
             [experiment.global_batch_size, experiment.groups],
         ]
 
     def _asked(self, split: Split) -> tuple[str, ...]:
+        if split == "guard":
+            return tuple(self.experiment.guards)
         return tuple(name for name in self.experiment.balanced if self.experiment.tasks[name].questions[split])
 
     def _subsets(self) -> Any:
         wanted = models(self.experiment)
         parts = dict.fromkeys((*part, model.repeat) for model in wanted for part in model.data)
         split_tasks = {
-            split: tuple(dict.fromkeys(task for model in wanted for task in model.asked[split])) for split in SPLITS
+            split: tuple(dict.fromkeys(task for model in wanted for task in model.asked[split]))
+            for split in self.experiment.splits
         }
         return [
             [self._part(*part) for part in parts],
@@ -180,17 +183,24 @@ class _Maker:
         return [task for task in tasks if split == "test" and self.experiment.tasks[task].score]
 
     def _weights(self) -> Any:
-        return [self._lambda(), self.experiment.weighting.bootstrap]
+        content = [self._lambda(), self.experiment.weighting.bootstrap]
+        if limits := {name: guard.guard for name, guard in self.experiment.guards.items()}:
+            content.append([limits, self._scores("guard")])
+        return content
+
+    def _scores(self, split: Split) -> dict[str, str]:
+        """The keys of the proxies' scores of a split."""
+        return {
+            model.name: step.key
+            for model in proxies(self.experiment)
+            for step in self.made[model.name]
+            if (step.kind, step.split) == ("score", split)
+        }
 
     def _lambda(self) -> Any:
         """What decides λ itself, which its intervals do not."""
         experiment = self.experiment
-        scores = {
-            model.name: step.key
-            for model in proxies(experiment)
-            for step in self.made[model.name]
-            if (step.kind, step.split) == ("score", "val")
-        }
+        scores = self._scores("val")
         weighting = without(experiment.weighting.model_dump(), "apply", "validation")  # the scores' keys tell
         if experiment.weighting.shrink == "none":  # else λ itself depends on the draws
             weighting = without(weighting, "bootstrap", "shrink")

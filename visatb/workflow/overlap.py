@@ -49,8 +49,8 @@ def overlaps(experiment: Experiment) -> Iterator[tuple[str, bool]]:
     files = [
         _Asked(name, split, file)
         for split in SPLITS
-        for name, task in experiment.tasks.items()
-        if (file := task.questions[split]) and Path(file).is_file()
+        for name in (experiment.guards if split == "guard" else experiment.tasks)
+        if (file := experiment.questions(name, split)) and Path(file).is_file()
     ]
     for asked in files:
         for raw in read_records(asked.file):

@@ -163,6 +163,10 @@ def weighting_arguments(experiment: Experiment, layout: Layout, groups_file: str
     words += ["--alpha-difficulty", str(alpha.difficulty)]
     if groups_file is not None:
         words += ["--groups", groups_file]
+    if experiment.guards:
+        words += ["--guard_scores", str(layout.root / "scores" / "guard")]
+    for name, guard in experiment.guards.items():
+        words += ["--guard", f"{name}={guard.guard}"]
     for name, weight in experiment.fixed.items():
         words += ["--fixed", f"{name}={weight}"]
     return words

@@ -183,6 +183,7 @@ def weights(context: Context) -> None:
     if groups is not None:
         write_json(groups, experiment.groups)
     arguments = stage_commands.weighting_arguments(experiment, layout, None if groups is None else str(groups))
+    remove_stale_scores(context, "guard")
     context.run("weighting_visatb", arguments)
 
 

@@ -98,6 +98,7 @@ function startWhatIf() {
     byId("w-range").className = inside ? "quiet" : "warn";
     byId("w-range").textContent = `Weights from ${low.toFixed(3)} to ${high.toFixed(3)}`
       + (inside ? ", within the advised 0.5 to 2." : ": outside the advised 0.5 to 2.");
+    byId("w-guards").textContent = guardWords(given.guards, weights);
     byId("w-command").textContent = command(given, state, weights);
   };
 
@@ -117,6 +118,15 @@ function startWhatIf() {
   });
   byId("whatif-panel").hidden = false;
   draw();
+}
+
+function guardWords(guards, weights) {
+  const parts = guards.map(({ name, falls }) => {
+    const change = guardShift(falls, weights);
+    return `${name} ${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(4)}`;
+  });
+  if (!parts.length) return "";
+  return `Guards against equal weights: ${parts.join(", ")}. A guess, linear in λ, from what each task's data did to the proxies.`;
 }
 
 function drawBars(given, state, weights, before) {

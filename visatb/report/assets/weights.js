@@ -62,6 +62,11 @@ function moveAlpha(alpha, which, value) {
   });
 }
 
+/* How a guard's score would change against equal weights, were each task's effect in proportion to its λ. */
+function guardShift(falls, weights) {
+  return falls.reduce((sum, fall, i) => sum - (weights[i] - 1) * fall, 0);
+}
+
 if (typeof module !== "undefined") {
-  module.exports = { weightComponents, visatbWeights, autoTemperature, moveAlpha };
+  module.exports = { weightComponents, visatbWeights, autoTemperature, moveAlpha, guardShift };
 }
