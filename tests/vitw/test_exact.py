@@ -10,6 +10,7 @@ import torch
 
 from tests.vitw import oracle
 from tests.vitw.workbench import METHODS, TASKS, launch, parameters, run, trainer, zero
+from transformers_patch.trainer import VitwTrainer
 
 MOVING = ["RLW", "DWA", "IGB"]
 
@@ -183,3 +184,10 @@ def test_micro_batch_norm_is_the_published_scheme(tmp_path):
     }
     assert largest_difference(runs["EW", "micro_batch"], runs["VisATB", "micro_batch"]) < 1e-12
     assert largest_difference(runs["EW", "step"], runs["VisATB", "step"]) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["tp", "cp", "sp"])
+def test_what_splits_a_sample_over_processes_is_refused(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(VitwTrainer, f"get_{kind}_size", lambda self: 2)
+    with pytest.raises(ValueError, match="parallelism are not supported"):
+        trainer(tmp_path)
