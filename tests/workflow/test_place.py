@@ -24,6 +24,7 @@ from visatb.commands import run as run_command
 from visatb.experiment.read import load_experiment
 from visatb.workdir.state import is_locked, locked
 from visatb.workflow import devices, warm
+from visatb.workflow import job as one_job
 from visatb.workflow.process import StepError, birth, is_alive, kill_tagged, tag_of
 from visatb.workflow.space import shortage
 
@@ -200,6 +201,15 @@ def test_locks_of_gpus_lie_in_a_folder_that_only_their_user_writes_to(tmp_path, 
     with pytest.raises(StepError, match="cannot be trusted"), devices.taken(1, lambda: False):
         pass
     assert not list((tmp_path / "elsewhere").iterdir())
+    folder.unlink()
+    folder.touch(0o600)  # no folder
+    with pytest.raises(StepError, match="cannot be trusted"), devices.taken(1, lambda: False):
+        pass
+    another = os.getuid() + 1
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getuid", lambda: another)  # so that what this process makes is not its user's
+        with pytest.raises(StepError, match="cannot be trusted"), devices.taken(1, lambda: False):
+            pass
     monkeypatch.setenv(devices.OFFERED, "")
     with devices.taken(1, lambda: False) as found:  # nothing to lock
         assert found == []
@@ -226,6 +236,29 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path, monkeypatch, c
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("error: ") and words in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EROFS, "choose a folder that this user may write to"), (errno.ENOSPC, "free some")]
+)
+def test_a_job_that_cannot_write_says_so_in_one_line(world, tmp_path, monkeypatch, caplog, number, words):
+    """In a step of its own, and before it has a log."""
+
+    def refusing(module, _):
+        if module == "llava.train.train":
+            raise OSError(number, os.strerror(number), "weights")
+
+    world.fails = refusing
+    log = world.run(tmp_path / "work")
+    assert words in log.splitlines()[-1]
+    assert "Traceback" not in log
+    caplog.clear()
+    monkeypatch.setattr(Path, "mkdir", refuse(number))
+    assert one_job.main([str(tmp_path / "work"), "mini"]) == 2
+    assert words in caplog.text
+    monkeypatch.setattr(Path, "mkdir", refuse(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        one_job.main([str(tmp_path / "work"), "mini"])
 
 
 def test_status_is_shown_to_those_who_may_only_read(tmp_path, monkeypatch):

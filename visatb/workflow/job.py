@@ -81,6 +81,9 @@ def _attempt(layout: Layout, name: str, plan: dict[str, Any], stop: Stopper) -> 
         logger.error("failed: %s", error)
         return 1
     except Exception as error:
+        if problem := write_problem(error, layout.root):
+            logger.error("error: %s", problem)
+            return 2
         logger.exception("unexpected, and so a fault of the program:")
         # The terminal shows the last lines of the log.
         logger.error("failed: %s: %s", type(error).__name__, " ".join(str(error).split()) or "no more is known")
