@@ -269,7 +269,7 @@ def build_problem(
     fixed: Mapping[str, float] | None = None,
 ) -> Problem:
     """Check a validation matrix (its file's content) and lay it out in arrays; WeightingError names what is wrong."""
-    if {"weights", "components"} <= matrix.keys():
+    if "weights" in matrix and not {"mini", "base"} & matrix.keys():
         raise WeightingError("this is a weights file, not a validation matrix (which has `mini` and `plus_mini`)")
     order = _names(matrix.get("tasks"), "the matrix's `tasks`")
     fixed = dict(fixed or {})

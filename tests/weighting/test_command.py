@@ -179,6 +179,7 @@ def test_per_sample_scores_must_be_of_the_same_questions(tmp_path, capsys):
         ({"tasks": []}, [], "non-empty list"),
         ({"tasks": ["A"]}, [], "at least two"),
         ({"tasks": ["A", "B"]}, [], "no figure of mini on A"),
+        ({"tasks": ["A", "B"], "weights": {"A": 1.0, "B": 1.0}}, [], "this is a weights file, not a validation matrix"),
         (small_matrix(mini={"A": 0.3, "B": "x", "C": 0.6}), [], "mini on B must be a finite number"),
         (small_matrix(mini={"A": 0.3, "B": float("nan"), "C": 0.6}), [], "mini on B must be a finite number"),
         (small_matrix(mini={"A": 0.3, "B": True, "C": 0.6}), [], "mini on B must be a finite number"),
