@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.vitw import oracle
-from tests.vitw.workbench import METHODS, TASKS, launch, parameters, run, trainer, zero
+from tests.vitw.workbench import METHODS, TASKS, collate, launch, parameters, run, trainer, zero
+from transformers_patch.checkpoint import last_complete_checkpoint
 from transformers_patch.trainer import VitwTrainer
 
 MOVING = ["RLW", "DWA", "IGB"]
@@ -145,9 +147,20 @@ def test_resuming_from_the_last_step_trains_no_further(tmp_path):
 def test_an_unfinished_checkpoint_is_not_used(tmp_path):
     run(tmp_path, "EW", save_strategy="steps", save_steps=4)
     (tmp_path / "checkpoint-8" / "complete").unlink()
-    from transformers_patch.checkpoint import last_complete_checkpoint
-
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+
+
+def test_a_checkpoint_that_is_written_again_is_of_the_later_run(tmp_path):
+    """Over one that is whole, and over what is left of one that was cut off."""
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    run(tmp_path, "EW", **options)
+    (tmp_path / "checkpoint-1" / "complete").unlink()
+    (tmp_path / "checkpoint-1" / "left").touch()
+    later = run(tmp_path, "TLA", **options)
+    assert not (tmp_path / "checkpoint-1" / "left").exists()
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    resumed = run(tmp_path, "TLA", resume=True, **options)
+    assert largest_difference(parameters(resumed.model), parameters(later.model)) == 0
 
 
 def test_groups_are_the_unit_of_weighting(tmp_path):
@@ -163,6 +176,14 @@ def test_evaluation_reports_the_loss_of_each_task(tmp_path):
     whole = trainer(tmp_path, "EW", per_device_eval_batch_size=13).evaluate()
     for key in ["eval_loss", *(f"eval_loss_{task}" for task in TASKS)]:
         assert metrics[key] == pytest.approx(whole[key], abs=1e-12)
+    inputs = collate(engine.eval_dataset.samples)
+    labels, tasks = inputs.pop("labels")[:, 1:], inputs.pop("vitw_task_ids")
+    losses = F.cross_entropy(engine.model(**inputs).logits[:, :-1].transpose(1, 2), labels, reduction="none")
+    valid = labels != -100
+    assert metrics["eval_loss"] == pytest.approx(losses[valid].mean().item(), abs=1e-12)
+    for task, name in enumerate(TASKS):
+        of_task = valid & (tasks == task)[:, None]
+        assert metrics[f"eval_loss_{name}"] == pytest.approx(losses[of_task].mean().item(), abs=1e-12)
 
 
 def test_a_step_without_valid_tokens_changes_nothing_but_does_not_fail(tmp_path):

@@ -238,3 +238,13 @@ def test_a_task_that_training_does_not_know_is_named(tmp_path):
     other = Dataset.from_list([{"prompt": "w1", "completion": " w2 ", "task": "chart"}])
     with pytest.raises(ValueError, match="task is 'chart', not one of caption, vqa"):
         sft(tmp_path, eval_dataset=other).evaluate()
+
+
+@pytest.mark.parametrize(("processes", "number", "repeated"), [(2, 7, 1), (2, 9, 3), (3, 7, 5), (2, 8, 0), (1, 7, 0)])
+def test_samples_that_a_stock_loader_repeats_are_counted(processes, number, repeated, tmp_path, monkeypatch, caplog):
+    """Each process takes batches of 2."""
+    trainer = sft(tmp_path, dataset=texts(number), per_device_train_batch_size=2)
+    monkeypatch.setattr(type(trainer.args), "world_size", property(lambda self: processes))
+    trainer.get_train_dataloader()
+    assert ("count twice" in caplog.text) == (repeated > 0)
+    assert f"filled up with {repeated} samples" in caplog.text or not repeated

@@ -120,6 +120,14 @@ def test_lost_output_is_named_before_it_is_made_again(world, tmp_path, caplog):
     assert [call.split()[0] for call in world.calls] == ["weighting_visatb"]  # nothing is trained for it
 
 
+def test_a_lost_report_is_made_again(world, tmp_path):
+    page = Layout(finished(world, tmp_path / "work")).report
+    page.unlink()
+    assert world.run(tmp_path / "work") is None
+    assert page.is_file()
+    assert [call.split()[0] for call in world.calls] == ["visatb.commands.report"]
+
+
 def test_weights_that_changed_on_disk_are_not_used(world, tmp_path, monkeypatch):
     """One byte is another, size and time are the same: noticed before the model answers, also in a large file."""
 
