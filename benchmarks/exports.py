@@ -5,16 +5,20 @@ Cost:     seconds
 Result:   benchmarks/results/exports.json: of each trainer the version, what its parser read, and how far the shares
           that its own mixing drew from data of known size lie from those that the weights ask for.
 The trainers need other versions of the same packages. Each is run by the Python of its own environment, which needs
-nothing of ours but this checkout on its path; the figures of all are kept in one file.
+nothing of ours but this checkout on its path; the figures of all are kept in one file. Of LLaMA-Factory and xtuner the
+modules that read the file are taken alone, without all that their packages import.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import runpy
+import sys
 import tempfile
+import types
 from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -49,6 +53,19 @@ def rows_of(folder: Path) -> list[Any]:
     return [load_dataset("json", data_files=str(folder / f"{task}.json"), split="train") for task in WEIGHTS]
 
 
+def bare(*packages: str) -> None:
+    """Make packages importable without what their __init__ imports, so that one module of theirs can be had alone."""
+    for name in packages:
+        parent, _, last = name.rpartition(".")
+        spec = importlib.util.find_spec(name) if not parent else None
+        places = (
+            spec.submodule_search_locations if spec else [f"{place}/{last}" for place in sys.modules[parent].__path__]
+        )
+        module = types.ModuleType(name)
+        module.__path__ = list(places or [])
+        sys.modules[name] = module
+
+
 def trl(file: Path) -> list[str]:
     """Ids of the data set that the file makes."""
     return list(runpy.run_path(str(file))["train_dataset"]()["id"])
@@ -57,6 +74,8 @@ def trl(file: Path) -> list[str]:
 def llama_factory(file: Path) -> list[str]:
     """Ids after its arguments' parser and its own merging."""
     import yaml
+
+    bare("llamafactory", "llamafactory.data", "llamafactory.hparams")
     from llamafactory.data.data_utils import merge_dataset
     from llamafactory.hparams.data_args import DataArguments
 
@@ -99,6 +118,9 @@ def axolotl(file: Path) -> list[str]:
 
 def xtuner(file: Path) -> list[str]:
     """Ids that its own loader takes."""
+    bare("xtuner")
+    importlib.import_module("xtuner._lite")
+    bare("xtuner._lite.datasets", "xtuner._lite.datasets.utils")
     from xtuner._lite.datasets.utils.load import load_local_datasets
 
     given = runpy.run_path(str(file))
