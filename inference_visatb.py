@@ -16,6 +16,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from eval.errors import bad_input
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line; every option is known by its dashed and its underscored spelling."""
@@ -102,8 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         paths = answer(job)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return bad_input(error)
     if worker.number == 0:
         print("\n".join(map(str, paths)))
     return 0

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval.answers import IDENTITY, Sample, in_words, read_answers, told
-from eval.errors import EvaluationError
+from eval.errors import EvaluationError, bad_input
 from eval.metrics import Metric, load_metric
 from eval.scores import Evaluation, Scored
 
@@ -86,8 +85,7 @@ def evaluator(
         try:
             evaluation = score_answers(arguments, chosen, check)
         except EvaluationError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+            return bad_input(error)
         print(summary(evaluation))
         return 0
 

@@ -22,7 +22,7 @@ if not __package__:  # run as a file, from anywhere: the package's parent folder
 
 from eval.answers import Sample, read_answers
 from eval.cli import make_parser, score_answers, summary
-from eval.errors import EvaluationError
+from eval.errors import EvaluationError, bad_input
 from eval.judge_client import OPENAI, JudgeSettings
 from eval.judge_panel import Judgement, Panel, Question
 from eval.judge_prompts import (
@@ -261,8 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         evaluation = score_answers(arguments, metric)
     except EvaluationError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return bad_input(error)
     _say(summary(evaluation))
     _say(_table(evaluation.scored.columns[0].details["judge"]))
     return 0

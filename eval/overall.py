@@ -20,7 +20,7 @@ from typing import Any
 if not __package__:  # run as a file, from anywhere: the package's parent folder must be on the path
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from eval.errors import EvaluationError
+from eval.errors import EvaluationError, bad_input
 from eval.files import read_json, write_json
 
 Key = tuple[str, str]  # task, metric ("" where a task has one only)
@@ -231,8 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.output:
             write_json(arguments.output, {"baseline": baseline, "methods": _as_json(results, arguments.zero)})
     except EvaluationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return bad_input(error)
     print(summary(results, arguments.zero))
     return 0
 

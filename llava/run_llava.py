@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from eval.errors import bad_input
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
 from llava.infer.checkpoint import Checkpoint
 from llava.infer.engine import GenerationSettings, Generator
@@ -84,8 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             chat(answer, len(images), _read_line)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return bad_input(error)
     except KeyboardInterrupt:
         return 130
     return 0

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.answers import safe_name
+from eval.errors import bad_input
 from eval.files import write_bytes
 from llava.data.errors import DataError
 from llava.data.records import Record
@@ -64,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _compare(args) if args.compare else _evaluate(args)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return bad_input(error)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.errors import bad_input
 from llava.data.errors import BadSampleError, DataError
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _represent(args)
     except (DataError, ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return bad_input(error)
     return 0
 
 

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from eval.errors import bad_input
 from llava.model.original.lora import lora_from_original, lora_to_original
 from llava.model.original.model import from_original, to_original
 from llava.model.original.names import is_original, read_config
@@ -57,8 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         kind = convert(args.source, args.output, args.to, args.vision_tower, args.model_base)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return bad_input(error)
     print(f"{kind} in {args.to} layout: {args.output}")
     return 0
 

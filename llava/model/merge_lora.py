@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from eval.errors import bad_input
 from llava.model.load import DTYPES, load_model_and_processor
 from llava.model.shards import whole_folder
 
@@ -46,8 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         merge_lora(args.model_path, args.model_base, args.save_model_path, dtype, args.vision_tower)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return bad_input(error)
     print(f"merged model: {args.save_model_path}")
     return 0
 

@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from eval.errors import bad_input
 from llava.data.decode import AT_MOST, decode_images
 from llava.data.errors import DataError
 from llava.train.arguments import UsageError, parse_arguments
@@ -29,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check(argv)
     except (UsageError, DataError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return bad_input(error)
     return 0
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from eval.errors import bad_input
 from eval.files import move_into_place
 from llava.model.assemble import build_llava
 from llava.model.original.model import from_original
@@ -92,8 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         set_seed(given["seed"])  # for a projector that no file gives: as training with this seed draws it
         _move_up(make_base(source, folder, torch.float32), folder)
     except UsageError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return bad_input(error)
     return 0
 
 

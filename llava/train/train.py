@@ -22,6 +22,7 @@ from peft import PeftModel
 from transformers import LlavaConfig, PreTrainedModel, set_seed
 from transformers.utils import logging as hf_logging
 
+from eval.errors import bad_input
 from eval.files import write_text
 from llava.data.collator import Collator
 from llava.data.dataset import InstructionDataset
@@ -84,8 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run(model, data, training)
     except UsageError as error:
         if is_main():
-            sys.stderr.write(f"error: {error}\n")
-        return 2
+            return bad_input(error)
     except DataError as error:  # of one rank's samples alone, once training has begun
         sys.stderr.write(f"error: {error}\n")
         traceback.clear_frames(error.__traceback__)  # they hold the data loader, and its workers alive

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eval.errors import bad_input
 from eval.repeats import split_repeat
 from llava.data.errors import DataError
 from visatb.commands.terminal import duration, plain_console, size
@@ -35,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = make_plan(experiment, arguments.workdir)
         short = shortage(experiment, arguments.workdir or Path())
     except (ExperimentError, DataError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return bad_input(error)
     if arguments.json:
         sys.stdout.write(json.dumps(dataclasses.asdict(plan), indent=1, ensure_ascii=False) + "\n")
     else:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.errors import EvaluationError
+from eval.errors import EvaluationError, bad_input
 from visatb.experiment.read import load_experiment
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.report import IMAGE_BYTES, SAMPLES_PER_TASK, build, compare
@@ -34,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             path = compare(arguments.workdir, arguments.other)
     except (ReportError, ExperimentError, EvaluationError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return bad_input(error)
     sys.stdout.write(f"{path}\n")
     return 0
 

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from eval.errors import bad_input
 from visatb.commands.terminal import duration, plain_console
 from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workflow.status import Status, read_status
@@ -68,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 status = read_status(arguments.workdir)
                 live.update(render(status))
     except (ExperimentError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return bad_input(error)
     except KeyboardInterrupt:
         return 0
     return 0

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.errors import bad_input
 from llava.data.decode import AT_MOST
 from visatb.experiment.read import load_experiment
 from visatb.workdir.layout import Layout
@@ -39,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if short := shortage(experiment, arguments.workdir or Path()):
             logger.warning("%s", short)
     except FAULTS as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return bad_input(error)
     finally:
         logging.getLogger().removeHandler(warnings)
     noted = f" ({warnings.count} warnings above)" if warnings.count else ""

@@ -149,14 +149,14 @@ def to_llama_factory(record: Record, weight: float, images: Path | None, name: s
 
 
 def _parts(text: str, paths: Iterator[str], images: Path | None, name: str) -> Iterator[Record]:
-    for place, piece in enumerate(text.split(DEFAULT_IMAGE_TOKEN)):
-        if place:
+    for index, piece in enumerate(text.split(DEFAULT_IMAGE_TOKEN)):
+        if index:
             path = next(paths, None)
             if path is None:
                 raise DataError(f"{name}: it has more {DEFAULT_IMAGE_TOKEN} in its turns than images")
             yield {"type": "image_url", "value": _absolute(path, images)}
         if piece.strip():
-            yield {"type": "text", "value": piece.strip("\n") if place else piece}
+            yield {"type": "text", "value": piece.strip("\n") if index else piece}
 
 
 def _absolute(image: str, images: Path | None) -> str:

@@ -156,9 +156,9 @@ def _image_folder(folder: Path, files: list[Path]) -> Path | None:
     names = [
         name for file in files for raw in itertools.islice(read_records(file), 3) for name in image_paths(raw.content)
     ]
-    places = [folder / "images", folder, folder.parent / "images", folder.parent]
-    holding = (path for path in places if names and all((path / name).is_file() for name in names))
-    return next(holding, next((path for path in places[::2] if path.is_dir()), None))
+    folders = [folder / "images", folder, folder.parent / "images", folder.parent]
+    holding = (path for path in folders if names and all((path / name).is_file() for name in names))
+    return next(holding, next((path for path in folders[::2] if path.is_dir()), None))
 
 
 def _relative(path: Path, base: Path) -> str:

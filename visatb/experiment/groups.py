@@ -72,13 +72,13 @@ def _cosine_distances(vectors: Matrix) -> Matrix:
 def _silhouette(distances: Matrix, labels: NDArray[np.int64]) -> float:
     """Mean over tasks of (b − a)/max(a, b) (Rousseeuw 1987): a to its own group, b to the nearest other; 0 if alone."""
     values = []
-    for place, label in enumerate(labels):
+    for index, label in enumerate(labels):
         own = labels == label
         if own.sum() == 1:
             values.append(0.0)
             continue
-        inside = distances[place, own].sum() / (own.sum() - 1)
-        outside = min(distances[place, labels == other].mean() for other in set(labels) - {label})
+        inside = distances[index, own].sum() / (own.sum() - 1)
+        outside = min(distances[index, labels == other].mean() for other in set(labels) - {label})
         values.append(float((outside - inside) / max(inside, outside)) if max(inside, outside) > 0 else 0.0)
     return float(np.mean(values))
 

@@ -42,9 +42,9 @@ def permutation(name: str, total: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(total)
 
 
-def pick(files: Sequence[str], places: Sequence[int], task: str) -> Iterator[dict[str, Any]]:
+def pick(files: Sequence[str], indices: Sequence[int], task: str) -> Iterator[dict[str, Any]]:
     """The records at these places (in order) of the files laid end to end, each with its `task`."""
-    wanted = iter(places)
+    wanted = iter(indices)
     next_place = next(wanted, None)
     position = -1
     for file in files:

@@ -100,12 +100,12 @@ def find_splits(source: Path) -> dict[str, dict[str, list[Path]]]:
     tasks = {name: task for task, names in FOLDERS.items() for name in names}
     found: dict[str, dict[str, list[Path]]] = {}
     for folder, folders, names in os.walk(source, followlinks=True):
-        here = Path(folder).relative_to(source).parts
-        folders[:] = sorted(folders) if len(here) < _DEPTH else []
+        inner = Path(folder).relative_to(source).parts
+        folders[:] = sorted(folders) if len(inner) < _DEPTH else []
         for name in sorted(name for name in names if name.endswith(_ENDINGS)):
-            parts = (*here, name.partition(".")[0])
+            parts = (*inner, name.partition(".")[0])
             task = next((tasks[plain] for plain in map(_plain, reversed(parts)) if plain in tasks), None)
-            split = next((said for said in map(_split, reversed(parts)) if said), None)
+            split = next((named for named in map(_split, reversed(parts)) if named), None)
             if task and split:
                 found.setdefault(task, {}).setdefault(split, []).append(Path(folder) / name)
     return found

@@ -82,7 +82,7 @@ def _turns(conversations: Any) -> Turns | str:
         turns.pop()
     if len(turns) < 2:
         return "no question with an answer"
-    if any(turn["from"] != ("human", "gpt")[place % 2] for place, turn in enumerate(turns)):
+    if any(turn["from"] != ("human", "gpt")[index % 2] for index, turn in enumerate(turns)):
         return "speakers do not alternate"
     if not all(turn["value"] for turn in turns):
         return "an empty turn"
@@ -125,11 +125,11 @@ def cut_turns(turns: Turns, lengths: Sequence[int], tokenizer: PreTrainedTokeniz
     """The leading rounds that fit into 2,048 tokens with the begin token; of a first round that does not, the answer
     is cut. Nothing where its question leaves no room for one. `lengths` are the tokens of each turn's piece."""
     total, kept = 1, 0
-    for place in range(0, len(turns), 2):
-        total += lengths[place] + lengths[place + 1]
+    for index in range(0, len(turns), 2):
+        total += lengths[index] + lengths[index + 1]
         if total > MAX_TOKENS:
             break
-        kept = place + 2
+        kept = index + 2
     if kept:
         return turns[:kept]
     question, answer = turns[:2]

@@ -94,10 +94,10 @@ def _weights(run: Run) -> str:
         rows.append([_text(task), f"{weights['weights'][task]:.4f}", text])
     alpha = ", ".join(f"{name} {share:.3g}" for name, share in weights["alpha"].items())
     table = _table(["Task", "λ", "95% interval"], rows)
-    said = [f"The intervals hold the noise of {_of(interval_kind(weights))}"] if intervals else []
-    said += [condition] if (condition := interval_condition(weights)) else []
+    notes = [f"The intervals hold the noise of {_of(interval_kind(weights))}"] if intervals else []
+    notes += [condition] if (condition := interval_condition(weights)) else []
     doubts = [f"- {_text(text)}" for text in weights.get("warnings", [])]
-    parts = [f"T = {weights['temperature']:.4g}; α: {alpha}.", table, "; ".join(said) + "." if said else ""]
+    parts = [f"T = {weights['temperature']:.4g}; α: {alpha}.", table, "; ".join(notes) + "." if notes else ""]
     return "\n\n".join(part for part in [*parts, "\n".join(doubts)] if part)
 
 
@@ -107,8 +107,8 @@ def _results(results: Mapping[str, Any] | None) -> str:
     tasks = [task for task, span in results["tasks"] for _ in range(span)]
     heads = [f"{_text(t)} {_text(h['label'])} {h['arrow']}" for t, h in zip(tasks, results["heads"], strict=True)]
     rows = [[_text(row["name"]), *(cell["text"] for cell in row["cells"]), *row["deltas"]] for row in results["rows"]]
-    said = f"ΔI and ΔE are in percent of {_text(results['baseline'])}."
-    parts = [_table(["Method", *heads, "ΔI% ↑", "ΔE% ↓"], rows), said, _comparisons(results["comparisons"])]
+    note = f"ΔI and ΔE are in percent of {_text(results['baseline'])}."
+    parts = [_table(["Method", *heads, "ΔI% ↑", "ΔE% ↓"], rows), note, _comparisons(results["comparisons"])]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -82,8 +82,8 @@ def weights(a: Run, b: Run, names: Sequence[str]) -> Table | None:
     head = ["Task"]
     head += [text for name in names for text in (f"λ, {name}", "95%")]
     head += ["change", *(f"D, {name}" for name in names), "change"]
-    said = "The intervals are over validation questions only: another seed of the proxies moves λ, too."
-    return {"title": "Task weights λ and difficulties D", "said": said, "head": head, "rows": rows}
+    note = "The intervals are over validation questions only: another seed of the proxies moves λ, too."
+    return {"title": "Task weights λ and difficulties D", "said": note, "head": head, "rows": rows}
 
 
 def _difficulty(run: Run, task: str) -> float | None:
@@ -120,15 +120,15 @@ def results(a: Run, b: Run, names: Sequence[str]) -> Table | None:
                 rows.append([method, "all", label, *map(_text, deltas), _difference(*deltas)])
     if not rows:
         return None
-    said = "±: standard error of the difference as if the questions were not the same ones, which is on the safe side."
-    return {"title": "Test figures", "said": said, "head": ["Method", "Task", "Metric", *names, "change"], "rows": rows}
+    note = "±: standard error of the difference as if the questions were not the same ones, which is on the safe side."
+    return {"title": "Test figures", "said": note, "head": ["Method", "Task", "Metric", *names, "change"], "rows": rows}
 
 
 def _value(results: Results | None, method: str, task: str, index: int, metric: Metric) -> float | None:
     """A method's figure of a task's metric, if that is the one at this index."""
     if results is None:
         return None
-    names = [one.name for one in results.metrics.get(task, [])]
+    names = [entry.name for entry in results.metrics.get(task, [])]
     values = results.methods.get(method, {}).get(task) or []
     return values[index] if index < len(values) and names[index : index + 1] == [metric.name] else None
 

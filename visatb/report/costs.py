@@ -15,7 +15,7 @@ def costs(run: Run) -> dict[str, Any] | None:
     if not run.cost:
         return None
     longest = max(_seconds(entry) for entry in run.cost.values()) or 1.0
-    order = {name: place for place, name in enumerate(run.methods)}
+    order = {name: index for index, name in enumerate(run.methods)}
     models = sorted(run.cost, key=lambda name: (not is_proxy(name), order.get(_method(name), 99)))
     rows = []
     for model in models:

@@ -25,13 +25,13 @@ def matrix(run: Run) -> dict[str, Any] | None:
     order = ["", *(matrix.get("groups") or {}), *tasks]  # rows as columns: a unit's own figure is on the diagonal
     kinds = ("base", "mini", "plus_mini", "single", "single_mini")
 
-    def place(name: str) -> tuple[int, int]:
+    def row_key(name: str) -> tuple[int, int]:
         kind, _, unit = split_repeat(name)[0].partition(":")
         return kinds.index(kind), order.index(unit) if unit in order else len(order)
 
     rows = [
         {"name": name, "cells": [(svg.plain(figures.get(task)), _spread(spread.get(task))) for task in tasks]}
-        for name, figures, spread in sorted(run.matrix_rows(), key=lambda row: place(row[0]))
+        for name, figures, spread in sorted(run.matrix_rows(), key=lambda row: row_key(row[0]))
     ]
     counts = matrix.get("num_samples") or {}
     added = guards.columns(run)

@@ -156,7 +156,7 @@ def losses(run: Run) -> dict[str, dict[str, list[tuple[float, float]]]]:
     histories = _first_trainings(run)
     stl = {run.model_of("STL", task) for task in run.tasks} if "STL" in run.methods else set()
     finals = [name for name in histories if name in stl or not is_proxy(name)]
-    rank = {name: place for place, name in enumerate(run.methods)}
+    rank = {name: index for index, name in enumerate(run.methods)}
     models = sorted(finals or histories, key=lambda name: (rank.get(name.partition(":")[0], 99), name))
     lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for model in models:
@@ -166,7 +166,7 @@ def losses(run: Run) -> dict[str, dict[str, list[tuple[float, float]]]]:
                 if key.startswith("task_loss/") and "step" in entry:
                     task = key.removeprefix("task_loss/")
                     lines.setdefault(task, {}).setdefault(shown, []).append((entry["step"], value))
-    order = {task: place for place, task in enumerate(run.tasks)}
+    order = {task: index for index, task in enumerate(run.tasks)}
     return {
         task: {method: svg.thin(points) for method, points in lines[task].items()}
         for task in sorted(lines, key=lambda task: order.get(task, len(order)))
@@ -200,7 +200,7 @@ def curves(run: Run) -> list[dict[str, Any]]:
     stl = {run.model_of("STL", task) for task in run.tasks} if "STL" in run.methods else set()
     proxies = [name for name in histories if is_proxy(name)]
     finals = [name for name in histories if not is_proxy(name) and name not in stl]
-    order = {f"{kind}:{unit}": at for kind in PROXIES for at, unit in enumerate(_units(run))}
+    order = {f"{kind}:{unit}": index for kind in PROXIES for index, unit in enumerate(_units(run))}
     parts = []
     for title, models in (("the methods' runs", finals), ("the proxies", proxies)):
         names = sorted(models, key=lambda name: (name.partition(":")[0], order.get(name, 0), name))

@@ -58,7 +58,7 @@ def collect(run: Run, per_task: int, image_bytes: int) -> tuple[dict[str, Any], 
         page = pages.setdefault(page_key, _Page(identity["task"], identity["split"]))
         models += [model] if model not in models else []
         _add(run, page, model, samples, per_task)
-    order = {task: place for place, task in enumerate(run.tasks)}
+    order = {task: index for index, task in enumerate(run.tasks)}
     shown = sorted(pages.values(), key=lambda page: (page.split not in SPLITS[:1], order.get(page.task, 99), page.task))
     images, missing = _thumbnails(shown, _image_folders(run), image_bytes)
     if missing:
@@ -66,7 +66,7 @@ def collect(run: Run, per_task: int, image_bytes: int) -> tuple[dict[str, Any], 
     for page in shown:
         for key, question in page.questions.items():
             question["images"] = [images[name][0] for name in page.images[key] if name in images]
-    rank = {name: place for place, name in enumerate(run.methods)}
+    rank = {name: index for index, name in enumerate(run.methods)}
     models.sort(key=lambda name: (is_proxy(name), rank.get(split_repeat(name)[0].partition(":")[0], len(rank)), name))
     data = {
         "models": models,
@@ -136,8 +136,8 @@ def _thumbnails(
     names = list(dict.fromkeys(name for page in pages for images in page.images.values() for name in images))
     found: dict[str, tuple[int, str]] = {}
     left, missing = image_bytes, 0
-    for place, name in enumerate(names):
-        share = left // (len(names) - place)
+    for index, name in enumerate(names):
+        share = left // (len(names) - index)
         try:
             content = _thumbnail(name, folders, share)
         except (BadSampleError, OSError) as error:

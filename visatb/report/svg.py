@@ -67,17 +67,17 @@ def contribution_map(units: Sequence[str], cells: Sequence[Sequence[Mapping[str,
     """Figure 3a without its numbers, for many units: a cell per pair (css, share, hint), coloured as in the table."""
     side, top = 13.0, 96.0
     height = top + side * len(units)
-    said = f"{len(units)} rows give, as many columns receive; the table beneath has the figures"
-    chart = _Chart(height, "Contributions between tasks", said, "map", GUTTER + side * (len(units) + 3))
+    label = f"{len(units)} rows give, as many columns receive; the table beneath has the figures"
+    chart = _Chart(height, "Contributions between tasks", label, "map", GUTTER + side * (len(units) + 3))
     for index, name in enumerate(units):
         x, y = GUTTER + side * (index + 0.7), top - 6
         chart.add("text", "name start", _short(name), name, x=x, y=y, transform=f"rotate(-60 {x:.1f} {y:.1f})")
         chart.add("text", "name end", _short(name), name, x=GUTTER - 6, y=top + side * (index + 0.8))
     for row, line in enumerate(cells):
         for column, cell in enumerate(line):
-            at = {"x": GUTTER + side * column, "y": top + side * row, "width": side - 1, "height": side - 1}
+            position = {"x": GUTTER + side * column, "y": top + side * row, "width": side - 1, "height": side - 1}
             style = f"--share:{cell['share']}%"
-            chart.add("rect", f"cell {cell['css']}", None, str(cell["hint"]), style=style, rx=2, **at)
+            chart.add("rect", f"cell {cell['css']}", None, str(cell["hint"]), style=style, rx=2, **position)
     return chart.markup()
 
 
@@ -86,8 +86,8 @@ def difficulty_bars(values: Mapping[str, float | None]) -> Markup:
     known = [value for value in values.values() if value is not None]
     low, high = min([0.0, *known]), max([1.0, *known])
     scale = _scale(low, high, GUTTER, WIDTH - 52)
-    said = ", ".join(f"{name} {plain(value, 2)}" for name, value in values.items())
-    chart = _Chart(len(values) * ROW + 26, "Difficulty of each task", said, "difficulty")
+    label = ", ".join(f"{name} {plain(value, 2)}" for name, value in values.items())
+    chart = _Chart(len(values) * ROW + 26, "Difficulty of each task", label, "difficulty")
     _grid(chart, scale, _ticks(low, high, 4), len(values) * ROW)
     for row, (name, value) in enumerate(values.items()):
         y = row * ROW
@@ -105,8 +105,8 @@ def task_tree(tree: Tree, groups: Mapping[str, Sequence[str]]) -> Markup:
     """The tree that tasks were grouped by: a row per task, joins to the right by their distance, the cut dashed."""
     high = max(join.height for join in tree.joins)
     scale = _scale(0, high, GUTTER, WIDTH - 12)
-    said = "; ".join(", ".join(members) for members in groups.values())
-    chart = _Chart(len(tree.leaves) * ROW + 26, "Tree of tasks, cut into groups", said, "tree")
+    label = "; ".join(", ".join(members) for members in groups.values())
+    chart = _Chart(len(tree.leaves) * ROW + 26, "Tree of tasks, cut into groups", label, "tree")
     _grid(chart, scale, _ticks(0, high, 4), len(tree.leaves) * ROW)
     for row, name in enumerate(tree.leaves):
         chart.name_of_row(row * ROW + 19, name)
@@ -132,8 +132,8 @@ def weight_bars(
     totals = {name: sum(value for _, value in pieces) for name, pieces in parts.items()}
     high = max([1.5, *totals.values(), *(high for _, high in intervals.values())]) * 1.02
     scale = _scale(0, high, GUTTER, WIDTH - 48)
-    said = ", ".join(f"{name} {total:.2f}" for name, total in totals.items())
-    chart = _Chart(len(parts) * ROW + 26, "Weight of each task and its three components", said, "weights")
+    label = ", ".join(f"{name} {total:.2f}" for name, total in totals.items())
+    chart = _Chart(len(parts) * ROW + 26, "Weight of each task and its three components", label, "weights")
     _grid(chart, scale, _ticks(0, high, 4), len(parts) * ROW)
     for row, (name, pieces) in enumerate(parts.items()):
         y, done = row * ROW, 0.0
@@ -168,8 +168,8 @@ def delta_bars(
     every = [[*of.values(), *(v for pair in runs.values() for v in pair[k])] for k, of in enumerate((gains, errors))]
     left = _scale(min([0.0, *every[0]]), max([0.1, *every[0]]), GUTTER, middle - 50)
     right = _scale(0, max([0.1, *every[1]]), middle + 8, WIDTH - 42)
-    said = ", ".join(f"{name}: ΔI {gains[name]:+.2f}%, ΔE {errors.get(name, 0):.2f}%" for name in names)
-    chart = _Chart(len(names) * ROW + 24, "Average change and average loss of each method", said, "deltas")
+    label = ", ".join(f"{name}: ΔI {gains[name]:+.2f}%, ΔE {errors.get(name, 0):.2f}%" for name in names)
+    chart = _Chart(len(names) * ROW + 24, "Average change and average loss of each method", label, "deltas")
     chart.label(GUTTER, 13, "ΔI % ↑", "axis start")
     chart.label(middle + 8, 13, "ΔE % ↓", "axis start")
     for row, name in enumerate(names):
@@ -211,11 +211,11 @@ def change_dots(
     low, high = min([0.0, *every]), max([0.0, *every])
     room = (high - low) * 0.06 or 1
     scale = _scale(low - room, high + room, GUTTER, WIDTH - 12)
-    said = "; ".join(
+    label = "; ".join(
         f"{task}: " + ", ".join(f"{method} {row[task]:+.1f}%" for method, row in changes.items() if task in row)
         for task in tasks
     )
-    chart = _Chart(len(tasks) * ROW + 26, "Change on each task in percent of the baseline", said, "changes")
+    chart = _Chart(len(tasks) * ROW + 26, "Change on each task in percent of the baseline", label, "changes")
     _grid(chart, scale, _ticks(low - room, high + room, 5), len(tasks) * ROW, "%")
     for row, task in enumerate(tasks):
         y = row * ROW + 15
@@ -241,8 +241,8 @@ def step_lines(name: str, lines: Mapping[str, Points], css_of: Mapping[str, str]
     bottom = min(y for _, y in points)
     x = _scale(0, last or 1, 38, width - 8)
     y = _scale(bottom - (top - bottom) * 0.05, top or 1, height - 24, 8)
-    said = ", ".join(f"{method} ends at {line[-1][1]:.4g}" for method, line in lines.items())
-    chart = _Chart(height, name, said, "loss", width)
+    label = ", ".join(f"{method} ends at {line[-1][1]:.4g}" for method, line in lines.items())
+    chart = _Chart(height, name, label, "loss", width)
     for value in _ticks(bottom, top, 3):
         chart.line(38, y(value), width - 8, y(value), "grid")
         chart.label(33, y(value) + 3.5, f"{value:.3g}", "tick end")

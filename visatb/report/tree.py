@@ -38,12 +38,12 @@ def read_tree(found: Mapping[str, Any]) -> Tree:
         return [*below(int(left)), *below(int(right))]
 
     order = below(count + len(merges) - 1)
-    places: dict[int, tuple[float, float]] = {leaf: (0.0, float(row)) for row, leaf in enumerate(order)}
+    positions: dict[int, tuple[float, float]] = {leaf: (0.0, float(row)) for row, leaf in enumerate(order)}
     kept = count - len(found["groups"])  # merges that lie inside groups
     joins = []
     for number, (left, right, height, _) in enumerate(merges):
-        ends = places[int(left)], places[int(right)]
-        places[count + number] = (float(height), (ends[0][1] + ends[1][1]) / 2)
+        ends = positions[int(left)], positions[int(right)]
+        positions[count + number] = (float(height), (ends[0][1] + ends[1][1]) / 2)
         joins.append(Join(ends[0], ends[1], float(height), number < kept))
     heights = [0.0, *(join.height for join in joins)]
     return Tree([tasks[leaf] for leaf in order], joins, (heights[kept] + heights[kept + 1]) / 2)

@@ -22,7 +22,7 @@ def conclusions(results: Results, layout: Layout) -> dict[str, Any]:
     noise = noise_of_proxies(weights, read_matrix(layout))
     found = compare(results, partial(read_cells, layout), noise)
     words = in_words(found[0] if found else None, WAITING)
-    return {"comparisons": [as_json(one) for one in found], "words": vars(words)}
+    return {"comparisons": [as_json(comparison) for comparison in found], "words": vars(words)}
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

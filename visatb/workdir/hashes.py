@@ -59,7 +59,7 @@ class Files:
         digest = hashlib.sha256()
         named = self._image_paths(Path(path))
         with ThreadPoolExecutor(_STATS_AT_ONCE) as pool:
-            parts = (named[place : place + _PER_PART] for place in range(0, len(named), _PER_PART))
+            parts = (named[start : start + _PER_PART] for start in range(0, len(named), _PER_PART))
             for stamps in pool.map(lambda part: [stamp(folder, name) for name in part], parts):
                 digest.update(json.dumps(stamps).encode())
         digest.update(json.dumps(named).encode())

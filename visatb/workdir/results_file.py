@@ -107,7 +107,7 @@ class Results:
             "baseline": self.baseline,
             "tasks": self.tasks,
             "metrics": {
-                task: [{"metric": one.name, "higher_is_better": one.higher_is_better} for one in metrics]
+                task: [{"metric": metric.name, "higher_is_better": metric.higher_is_better} for metric in metrics]
                 for task, metrics in self.metrics.items()
             },
             "methods": self.methods,

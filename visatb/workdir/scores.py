@@ -29,10 +29,10 @@ def cells_of(scores: ScoreFile, samples: SampleFile | None) -> list[Cell]:
     """The metrics of a score file in their order, with the values of its per-sample file where that has them."""
     columns = samples.columns if samples else {}
     cells = []
-    for one in scores.scores:
-        ids = samples.ids if samples and one.metric in columns else []
-        values, weights = columns.get(one.metric, ([], []))
-        cells.append(Cell(one.metric, one.value, one.stderr, one.higher_is_better, ids, values, weights))
+    for score in scores.scores:
+        ids = samples.ids if samples and score.metric in columns else []
+        values, weights = columns.get(score.metric, ([], []))
+        cells.append(Cell(score.metric, score.value, score.stderr, score.higher_is_better, ids, values, weights))
     return cells
 
 

@@ -108,8 +108,8 @@ class Comparison:
         """What the runs bear on ΔI: ahead, behind, not told apart; "" below ENOUGH runs, which bear none."""
         if self.runs < ENOUGH:
             return ""
-        told = self.gain.side if self.adjusted is None or self.adjusted < 0.05 else 0
-        return {1: "ahead", -1: "behind", 0: "not told apart"}[told]
+        side = self.gain.side if self.adjusted is None or self.adjusted < 0.05 else 0
+        return {1: "ahead", -1: "behind", 0: "not told apart"}[side]
 
     def runs_needed(self, points: float, questions: float) -> int | None:
         """Runs of each method that tell a true difference of so many points of ΔI four times out of five.
@@ -226,9 +226,12 @@ def compare(results: Results | None, cells: Cells, noise: float | None = None, s
     if not found:
         return []
     rest = found[1:]
-    adjusted = holm([one.gain.p for one in rest])
+    adjusted = holm([comparison.gain.p for comparison in rest])
     first = replace(found[0], family=len(rest))
-    return [first, *(replace(one, adjusted=p, family=len(rest)) for one, p in zip(rest, adjusted, strict=True))]
+    return [
+        first,
+        *(replace(comparison, adjusted=p, family=len(rest)) for comparison, p in zip(rest, adjusted, strict=True)),
+    ]
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
@@ -257,9 +260,9 @@ def noise_of_proxies(weights: Weights | None, matrix: Matrix | None) -> float | 
         unit = unit_of.get(task, task)
         for kind, units in rows.items():
             deviation = entry["standard_deviation"].get(f"{kind}:{unit}")
-            figure = units.get(unit, {}).get(task)
-            if deviation is not None and figure is not None and np.mean(figure) > 0:
-                parts.append(100 * float(deviation) / float(np.mean(figure)))
+            value = units.get(unit, {}).get(task)
+            if deviation is not None and value is not None and np.mean(value) > 0:
+                parts.append(100 * float(deviation) / float(np.mean(value)))
                 break
     return math.sqrt(2 * math.fsum(part**2 for part in parts)) / len(parts) if parts else None
 

@@ -63,7 +63,7 @@ def runs_needed(c: Comparison) -> str:
     known = {"proxies": "as the proxies' repeats show it", "runs": f"between the {c.runs} runs"}[c.source]
     here = c.runs_needed(POINT, 0.0)
     anywhere = c.runs_needed(POINT, c.questions)
-    said = (
+    text = (
         f"Training alone makes the difference in ΔI of one run of each vary by ±{c.spread:.2f} points (standard "
         f"deviation {known}). A difference of {POINT:g} point on these very questions would show in about {here} "
         "runs of each method"
@@ -71,10 +71,10 @@ def runs_needed(c: Comparison) -> str:
     if anywhere is None:
         least = CERTAIN * c.questions
         return (
-            f"{said}; on other questions of this kind in no number of them, since the questions alone hide up to "
+            f"{text}; on other questions of this kind in no number of them, since the questions alone hide up to "
             f"{least:.1f} points."
         )
-    return f"{said}; on other questions of this kind, too, in about {anywhere}."
+    return f"{text}; on other questions of this kind, too, in about {anywhere}."
 
 
 def _tone(gain: Change, evenness: int) -> str:
@@ -89,24 +89,24 @@ def _no_verdict(c: Comparison) -> str:
     """A headline for so few runs that chance in training may have made any difference."""
     value = f"{c.gain.value:+.2f}"
     if c.runs > 1:
-        value = " and ".join(f"{one:+.2f}" for one in c.gain.runs)
+        value = " and ".join(f"{run_gain:+.2f}" for run_gain in c.gain.runs)
     runs = NUMBERS.get(c.runs, f"{c.runs} runs")
-    said = f"{runs[0].upper()}{runs[1:]} of each method, so no verdict"
-    return f"{said}: here ΔI of {c.method} less that of {c.other} is {value} points"
+    text = f"{runs[0].upper()}{runs[1:]} of each method, so no verdict"
+    return f"{text}: here ΔI of {c.method} less that of {c.other} is {value} points"
 
 
 def _headline(c: Comparison, evenness: int) -> str:
     average = c.gain.side
     runs = f"({c.runs} runs of each method)"
     if c.baseline_is_other:
-        said = "no task behind" if not evenness else _count(len(c.on_side(-1)), "behind")
+        evenly = "no task behind" if not evenness else _count(len(c.on_side(-1)), "behind")
     elif (average, evenness) == (0, 0):
         return f"{c.method} and {c.other}: no clear difference, neither on average nor in evenness {runs}"
     else:
-        said = {1: "more even", -1: "less even", 0: "no clear difference in evenness"}[evenness]
+        evenly = {1: "more even", -1: "less even", 0: "no clear difference in evenness"}[evenness]
     first = {1: "better on average", -1: "worse on average", 0: "no clear difference on average"}[average]
     joint = "but" if average * evenness < 0 else "and"
-    return f"{c.method} against {c.other}: {first}, {joint} {said} {runs}"
+    return f"{c.method} against {c.other}: {first}, {joint} {evenly} {runs}"
 
 
 def _count(number: int, what: str) -> str:

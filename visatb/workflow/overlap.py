@@ -79,13 +79,13 @@ def _trained(experiment: Experiment, files: list[_Asked], same: Mapping[str, str
 
 
 def _texts(asked: _Asked, trained: _Trained, same: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
-    place = f"{asked.file}: task {asked.task}, {asked.split}"
+    where = f"{asked.file}: task {asked.task}, {asked.split}"
     total = len(asked.questions)
     repeated = [name for question, name in asked.questions if question in trained.questions]
     if repeated:
         count = f"all {total}" if len(repeated) == total else f"{len(repeated)} of {total}"
         yield (
-            f"{place}: {count} questions are training questions, too (same text and images; record {repeated[0]}, "
+            f"{where}: {count} questions are training questions, too (same text and images; record {repeated[0]}, "
             "say): figures on them are not of unseen data; keep them out of one of the two",
             len(repeated) == total,
         )
@@ -95,7 +95,7 @@ def _texts(asked: _Asked, trained: _Trained, same: Mapping[str, str]) -> Iterato
         others = sorted({path, *(copy for copy, kept in same.items() if kept == path)})
         named = f"; {' and '.join(others[:2])} are one image under different names" if len(others) > 1 else ""
         yield (
-            f"{place}: {len(shared)} of {total} questions are about images that training data hold, too "
+            f"{where}: {len(shared)} of {total} questions are about images that training data hold, too "
             f"(record {name}, say{named})",
             False,
         )
