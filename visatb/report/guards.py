@@ -11,7 +11,7 @@ from visatb.report.load import Run
 
 def guards(run: Run) -> list[dict[str, Any]]:
     """Each guard's table: the proxies' scores and falls, and the units by how much their data harm it; empty: none."""
-    found = (run.weights or {}).get("guards") or {}
+    found = _found(run)
     return [
         {
             "name": name,
@@ -36,7 +36,7 @@ def guards(run: Run) -> list[dict[str, Any]]:
 
 def columns(run: Run) -> dict[str, dict[str, float]]:
     """The guards' columns of the validation matrix: guard → model → score."""
-    found = (run.weights or {}).get("guards") or {}
+    found = _found(run)
     return {
         name: {"base": guard["base"]["value"], **{model: one["value"] for model, one in guard["models"].items()}}
         for name, guard in found.items()
@@ -45,12 +45,17 @@ def columns(run: Run) -> dict[str, dict[str, float]]:
 
 def slopes(run: Run, units: list[str]) -> list[dict[str, Any]]:
     """For the what-if panel, of guards whose score is known to change with each unit's data: the fall by unit."""
-    found = (run.weights or {}).get("guards") or {}
+    found = _found(run)
     return [
         {"name": name, "limit": guard["limit"], "falls": [guard["units"][unit]["fall"] for unit in units]}
         for name, guard in found.items()
         if set(units) <= set(guard["units"])
     ]
+
+
+def _found(run: Run) -> dict[str, Any]:
+    """The guards of the weights file, by name."""
+    return (run.weights.get("guards") or {}) if run.weights else {}
 
 
 def _by_fall(entry: tuple[str, Mapping[str, Any]]) -> float:

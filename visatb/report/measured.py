@@ -29,7 +29,7 @@ def matrix(run: Run) -> dict[str, Any] | None:
         kind, _, unit = split_repeat(name)[0].partition(":")
         return kinds.index(kind), order.index(unit) if unit in order else len(order)
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": name, "cells": [(svg.plain(figures.get(task)), _spread(spread.get(task))) for task in tasks]}
         for name, figures, spread in sorted(run.matrix_rows(), key=lambda row: row_key(row[0]))
     ]

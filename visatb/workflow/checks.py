@@ -79,8 +79,9 @@ def validate(experiment: Experiment, layout: Layout, images: int | None = AT_MOS
     has_images = folder is None or Path(folder).is_dir()
     if not has_images:
         experiment = experiment.model_copy(update={"image_folder": None})
-    asked = [*(experiment.tasks[task] for task in experiment.balanced), *experiment.guards.values()]
-    for metric in dict.fromkeys(metric for task in asked for metric in task.metric):
+    scored = [experiment.tasks[task].metric for task in experiment.balanced]
+    scored += [guard.metric for guard in experiment.guards.values()]
+    for metric in dict.fromkeys(metric for metrics in scored for metric in metrics):
         checks.run(load_metric, metric)
     checks.run(_check_launch, experiment)
     parsed = {stage: checks.run(_parse, experiment, layout, stage) for stage in _stages(experiment)}

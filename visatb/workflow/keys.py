@@ -115,7 +115,8 @@ class _Maker:
             {split: self._questions(split, self._asked(split)) for split in experiment.splits},
             self._train_images(experiment.tasks),
             {split: self._question_images(split, self._asked(split)) for split in experiment.splits},
-            [task.metric for task in [*experiment.tasks.values(), *experiment.guards.values()]],
+            [task.metric for task in experiment.tasks.values()]
+            + [guard.metric for guard in experiment.guards.values()],
             {stage: self._arguments(stage) for stage in {model.stage for model in models(experiment)}},
             [experiment.global_batch_size, experiment.groups],
         ]
