@@ -116,9 +116,8 @@ def patch_forward(model: nn.Module, loss_impl: str = "auto", vocab_size: int | N
     head.forward = types.MethodType(lambda _, hidden: target_head(hidden), head)
 
 
-def _check_supported(base: Any) -> None:
-    """Raise ValueError for a model whose targets are not the next tokens of its own input, or that has no head."""
-    name, config = type(base).__name__, base.config
+def check_config(name: str, config: Any) -> None:
+    """Raise ValueError, which names the model `name`, where its targets are not the next tokens of its own input."""
     parts = [config, *(getattr(config, key) for key in config.sub_configs if getattr(config, key, None) is not None)]
     if any(part.is_encoder_decoder for part in parts):
         raise ValueError(
@@ -132,6 +131,11 @@ def _check_supported(base: Any) -> None:
             raise ValueError(f"{name} has no weighted loss here: {_BOTH_WAYS}, unless its `config.is_decoder` is true")
         if getattr(part, "output_router_logits", False):
             raise ValueError(_EXPERT_LOSS.format(name))
+
+
+def _check_supported(base: Any) -> None:
+    name = type(base).__name__
+    check_config(name, base.config)
     if base.get_output_embeddings() is None:
         raise ValueError(f"{name} has no output head")
 

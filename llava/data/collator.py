@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llava.constants import IGNORE_INDEX
 from llava.data.template import image_ids
-from llava.data.tokens import expand_images
+from llava.data.tokens import place_images
 
 if TYPE_CHECKING:
     from llava.model.family import Processor
@@ -72,7 +72,7 @@ class Collator:
             "labels": self._rows([sample["labels"] for sample in samples], size, IGNORE_INDEX),
             "attention_mask": (torch.arange(size) < lengths[:, None]).long(),
             "vitw_task_ids": torch.tensor([sample["vitw_task_ids"] for sample in samples]),
-            **_pixels(samples),
+            **self._pixels(samples),
             **self.processor.row_inputs(input_ids),
         }
 
@@ -92,7 +92,7 @@ class Collator:
             "labels": self._rows([_joined(pack, "labels") for pack in packs], size, IGNORE_INDEX),
             "vitw_task_ids": self._rows(tasks, size, 0),
             "position_ids": positions[0] if len(positions) == 1 else positions,
-            **_pixels([sample for pack in packs for sample in pack]),
+            **self._pixels([sample for pack in packs for sample in pack]),
             **self.processor.row_inputs(input_ids),
             **(_boundaries(packs[0]) if self.variable_length else {}),
         }
@@ -106,17 +106,21 @@ class Collator:
 
     def _blank_sample(self) -> Sample:
         if self._blank is None:
-            image = self.processor.blank_image()
+            images = self.processor.image_inputs([self.processor.blank_image()])
             ids = image_ids(self.processor)
-            count = self.processor.num_image_tokens(image.height, image.width)
-            expanded = expand_images(ids, ids == self.processor.image_token_id, [count]).astype(np.int64)
+            expanded = place_images(ids, ids == self.processor.image_token_id, images.runs).astype(np.int64)
             self._blank = {
                 "input_ids": torch.from_numpy(expanded),
                 "labels": torch.full((len(expanded),), IGNORE_INDEX),
                 "vitw_task_ids": 0,
-                **self.processor.pixel_inputs([image]),
+                **images.pixels,
             }
         return self._blank
+
+    def _pixels(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        return self.processor.join_pixels(
+            [{name: value for name, value in sample.items() if name not in _TOKEN_KEYS} for sample in samples]
+        )
 
     @staticmethod
     def _rows(rows: Sequence[Tensor], size: int, filler: int) -> Tensor:
@@ -160,8 +164,3 @@ def _without_first_target(sample: Sample) -> Sample:
 
 def _joined(pack: Sequence[Sample], key: str) -> Tensor:
     return torch.cat([sample[key] for sample in pack])
-
-
-def _pixels(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    names = dict.fromkeys(name for sample in samples for name in sample if name not in _TOKEN_KEYS)
-    return {name: torch.cat([sample[name] for sample in samples if name in sample]) for name in names}

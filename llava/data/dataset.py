@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from llava.data.errors import REASONS, BadSampleError, DataError
 from llava.data.images import ImageFolder
 from llava.data.store import IndexRow, SampleStore
-from llava.data.tokens import expand_images, labels_from_runs
+from llava.data.tokens import expand_images, labels_from_runs, place_images
+from llava.model.family import ImageInputs
 
 if TYPE_CHECKING:
     from llava.model.family import Processor
@@ -52,14 +53,23 @@ class InstructionDataset(Dataset[dict[str, Any]]):
         sample = self.store[index]
         is_image = sample.input_ids == self.processor.image_token_id
         labels = labels_from_runs(sample.input_ids, sample.target_runs)
-        item: dict[str, Any] = {
-            "input_ids": _to_tensor(expand_images(sample.input_ids, is_image, sample.image_tokens)),
+        images = self._image_inputs(sample) if sample.images else ImageInputs({}, [])
+        return {
+            "input_ids": _to_tensor(place_images(sample.input_ids, is_image, images.runs)),
             "labels": _to_tensor(expand_images(labels, is_image, sample.image_tokens)),
             "vitw_task_ids": sample.task_id,
+            **images.pixels,
         }
-        if sample.images:
-            item.update(self.processor.pixel_inputs(self._open_images(sample)))
-        return item
+
+    def _image_inputs(self, sample: IndexRow) -> ImageInputs:
+        images = self.processor.image_inputs(self._open_images(sample))
+        lengths = [len(run) for run in images.runs]
+        if lengths != sample.image_tokens.tolist():
+            raise DataError(
+                f"record {sample.record_id}: its images take {lengths} tokens, {sample.image_tokens.tolist()} when the "
+                f"data were indexed; delete the index {self.store.folder} to build it again"
+            )
+        return images
 
     def _open_images(self, sample: IndexRow) -> list[Image.Image]:
         if self.images is None:

@@ -120,6 +120,7 @@ def _fingerprint(processor: Processor) -> str:
             sizes.append(-1)
     parts = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer("a").input_ids]
     parts += [processor.image_text, processor.image_token_id, sizes]
+    parts += [[processor.image_part, processor.end_token_ids]] if processor.in_parts else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -143,7 +143,8 @@ class BatchWorker:
         for raw in batch.records:
             try:
                 record = check_record(raw, batch.file_task, self.allowed)
-                checked.append(_Checked(raw, record, [self._measured(path) for path in record.images]))
+                images = [self._measured(path, len(record.images)) for path in record.images]
+                checked.append(_Checked(raw, record, images))
             except _ImageError as error:
                 result.problems.append(problem_of(batch.file, raw, error.error, error.path))
             except BadSampleError as error:
@@ -164,14 +165,14 @@ class BatchWorker:
         result.problems.sort(key=lambda problem: problem.position)
         return result
 
-    def _measure(self, path: str) -> _ImageAt:
+    def _measure(self, path: str, images: int) -> _ImageAt:
         try:
             if self.images is None:
                 raise BadSampleError("missing_image", f"the record has image {path}, but no image folder is given")
             state = stamp(self.settings.image_folder, path)  # before the file is read: a later change is noticed
             height, width = self.images.size(path)
             try:
-                tokens = self.settings.processor.num_image_tokens(height, width)
+                tokens = self.settings.processor.num_image_tokens(height, width, images)
             except ValueError as error:
                 raise BadSampleError("unfit_image", f"{path}, {width} × {height} pixels: {error}") from error
         except BadSampleError as error:

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.conversation import CHAT_TEMPLATE, Piece, SeparatorStyle, conv_templates
+from llava.data.chat import ChatTemplate
 from llava.data.errors import BadSampleError
 from llava.data.flat import FlatSamples, ranges, starts_of
 
@@ -62,8 +63,14 @@ class TemplateEncoder:
         self.image_text = processor.image_text
         self.image_ids = image_ids(processor)
         first = self.tokenizer("a").input_ids[0]
+        self.chat: ChatTemplate | None = None
+        if template == CHAT_TEMPLATE and processor.in_parts:
+            self.chat = ChatTemplate(
+                self.tokenizer, processor.image_part, processor.image_text, processor.end_token_ids
+            )
         self.counts_turns = template != CHAT_TEMPLATE and conv_templates[template].sep_style is SeparatorStyle.SINGLE
-        self.adds_bos = template != CHAT_TEMPLATE and first == self.tokenizer.bos_token_id
+        writes_bos = template == CHAT_TEMPLATE if self.chat is None else self.chat.begins_with_bos
+        self.adds_bos = not writes_bos and first == self.tokenizer.bos_token_id
 
     def encode(self, samples: Sequence[Messages]) -> list[Encoded | BadSampleError]:
         """Ids and labels of each sample, or what is wrong with it."""
@@ -97,6 +104,8 @@ class TemplateEncoder:
         return self._join([self._chunks(self._render(messages, verbatim))]).input_ids
 
     def _render(self, messages: Messages, verbatim: bool = False) -> list[Piece]:
+        if self.chat is not None:
+            return self.chat.pieces(messages, verbatim)
         if self.template == CHAT_TEMPLATE:
             return self._render_chat(messages)
         conversation = conv_templates[self.template].copy()

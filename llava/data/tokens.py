@@ -6,11 +6,14 @@ Legend: s tokens with one placeholder per image, S tokens with each placeholder 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llava.constants import IGNORE_INDEX
+
+T = TypeVar("T", np.int32, np.bool_)
 
 
 def expanded_length(num_tokens: int, image_tokens: Sequence[int]) -> int:
@@ -45,14 +48,24 @@ def cut_to_length(
 
 
 def expand_images(
-    tokens: NDArray[np.int32], is_image: NDArray[np.bool_], image_tokens: Sequence[int] | NDArray[np.int32]
-) -> NDArray[np.int32]:
-    """Repeat each token where `is_image` by its image's count; `tokens` may be ids or labels: int32[s] → int32[S]."""
+    tokens: NDArray[T], is_image: NDArray[np.bool_], image_tokens: Sequence[int] | NDArray[np.int32]
+) -> NDArray[T]:
+    """Repeat each token where `is_image` by its image's count; `tokens` may be ids or labels: T[s] → T[S]."""
     if not len(image_tokens):
         return tokens
     widths = np.ones(len(tokens), dtype=np.int64)
     widths[is_image] = np.asarray(image_tokens, dtype=np.int64)
     return np.repeat(tokens, widths)
+
+
+def place_images(
+    input_ids: NDArray[np.int32], is_image: NDArray[np.bool_], runs: Sequence[NDArray[np.int32]]
+) -> NDArray[np.int32]:
+    """Put each image's tokens where its placeholder is: int32[s] → int32[S]."""
+    expanded = expand_images(input_ids, is_image, [len(run) for run in runs])
+    if runs:
+        expanded[expand_images(is_image, is_image, [len(run) for run in runs])] = np.concatenate(runs)
+    return expanded
 
 
 def target_runs(labels: NDArray[np.int32], starts: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -28,9 +28,9 @@ from transformers import (
 
 from llava.data.errors import BadSampleError, DataError
 from llava.infer.batching import MAX_BATCH, batch_size_for_memory, is_out_of_memory, plan_batches
-from llava.infer.prompts import Prompt, PromptMaker, Request, pixel_inputs
+from llava.infer.prompts import Prompt, PromptMaker, Request, image_inputs
 from llava.mm_utils import KeywordsStoppingCriteria
-from llava.model.family import Processor, family_of
+from llava.model.family import ImageInputs, Processor, family_of
 from transformers_patch.forward import patch_forward
 from transformers_patch.loss import valid_targets
 
@@ -95,7 +95,7 @@ class Generator:
         # transformers would fill our unset values from it; a later generator on this model looks for its end tokens
         model.generation_config = GenerationConfig(eos_token_id=eos)
         real = family_of(model.config).real_vocab_size(model.config) or len(processor.tokenizer)
-        self._logits = LogitsProcessorList([_TextOnly(real, processor.image_token_id)])
+        self._logits = LogitsProcessorList([_TextOnly(real, processor.unwritten_ids)])
         self._limit: int | None = None  # rows that once proved too many are not tried again
         torch.manual_seed(self.settings.seed)
 
@@ -136,7 +136,7 @@ class Generator:
         self,
         prompts: Sequence[Prompt],
         work: Callable[[dict[str, Tensor]], list[T]],
-        join: Callable[[Sequence[Prompt], Sequence[dict[str, Tensor]]], dict[str, Tensor]] | None = None,
+        join: Callable[[Sequence[Prompt], Sequence[ImageInputs]], dict[str, Tensor]] | None = None,
     ) -> Iterator[list[tuple[Any, T]]]:
         """`(id, what work makes of it)` of every prompt, batch by batch."""
         prompts = sorted(prompts, key=lambda prompt: -prompt.length)
@@ -152,7 +152,7 @@ class Generator:
     def stream(self, request: Request) -> Iterator[str]:
         """The answer to one request, in pieces as it is written. Raises BadSampleError."""
         prompt = self.prompts.prompt(request)
-        inputs = self._on_device(self.prompts.batch([prompt], [pixel_inputs(self.processor, prompt)]))
+        inputs = self._on_device(self.prompts.batch([prompt], [image_inputs(self.processor, prompt)]))
         tokenizer: Any = self.processor.tokenizer
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         failed: list[Exception] = []
@@ -197,14 +197,14 @@ class Generator:
             spare = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1
             workers = max(0, min(4, spare)) if images >= _WORKERS_FROM_IMAGES else 0
         dataset = _PixelBatches(prompts, batches, self.processor)
-        return DataLoader(dataset, batch_size=None, num_workers=workers if images else 0)
+        return DataLoader(dataset, batch_size=None, num_workers=workers if images else 0, collate_fn=_as_they_are)
 
     def _fitting(
         self,
         prompts: Sequence[Prompt],
-        pixels: Sequence[dict[str, Tensor]],
+        images: Sequence[ImageInputs],
         work: Callable[[dict[str, Tensor]], list[T]],
-        join: Callable[[Sequence[Prompt], Sequence[dict[str, Tensor]]], dict[str, Tensor]],
+        join: Callable[[Sequence[Prompt], Sequence[ImageInputs]], dict[str, Tensor]],
     ) -> list[T]:
         """What `work` makes of the prompts, in as few passes as memory allows."""
         size = len(prompts) if self._limit is None else min(self._limit, len(prompts))
@@ -214,7 +214,7 @@ class Generator:
             try:
                 rows = prompts[part]
                 # a batch for training may have one more row, with a blank image
-                outputs += work(self._on_device(join(rows, pixels[part])))[: len(rows)]
+                outputs += work(self._on_device(join(rows, images[part])))[: len(rows)]
                 continue
             except RuntimeError as error:
                 if len(rows) == 1 or not is_out_of_memory(error):
@@ -291,14 +291,14 @@ def context_positions(config: PretrainedConfig) -> int | None:
 class _TextOnly(LogitsProcessor):
     """Keeps tokens that stand for no text from being written: padding rows of the vocabulary, image placeholders."""
 
-    def __init__(self, real: int, image_token_id: int) -> None:
+    def __init__(self, real: int, unwritten: Sequence[int]) -> None:
         self.real = real
-        self.image_token_id = image_token_id
+        self.unwritten = list(unwritten)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """`scores: float[B, V]`, changed in place: what stands for no text is at minus infinity."""
         scores[:, self.real :] = -torch.inf
-        scores[:, self.image_token_id] = -torch.inf
+        scores[:, self.unwritten] = -torch.inf
         return scores
 
 
@@ -314,13 +314,18 @@ class _PixelBatches(Dataset[list[Any]]):
         return len(self.batches)
 
     def __getitem__(self, number: int) -> list[Any]:
-        return [self._pixels(self.prompts[index]) for index in self.batches[number]]
+        return [self._images(self.prompts[index]) for index in self.batches[number]]
 
-    def _pixels(self, prompt: Prompt) -> dict[str, Tensor] | BadSampleError:
+    def _images(self, prompt: Prompt) -> ImageInputs | BadSampleError:
         try:
-            return pixel_inputs(self.processor, prompt)
+            return image_inputs(self.processor, prompt)
         except BadSampleError as error:  # returned: raised in a worker, it would come back as a traceback in a message
             return error
+
+
+def _as_they_are(images: list[Any]) -> list[Any]:
+    """A batch as its data set gives it; torch would make tensors of all arrays in it."""
+    return images
 
 
 def until(end: str | None, pieces: Iterable[str]) -> Iterator[str]:

@@ -6,10 +6,9 @@ Legend: B rows, S tokens with every image's placeholder repeated, s tokens with 
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +22,8 @@ from llava.data.collator import Collator
 from llava.data.errors import BadSampleError
 from llava.data.images import ImageFolder, to_rgb, upright_size
 from llava.data.template import Messages, TemplateEncoder
-from llava.data.tokens import expand_images, expanded_length
-from llava.model.family import Processor
+from llava.data.tokens import expand_images, expanded_length, place_images
+from llava.model.family import ImageInputs, Processor
 
 ImageSource = str | os.PathLike[str] | Image.Image
 """A file, or an opened image."""
@@ -99,7 +98,7 @@ class PromptMaker:
         return self._prompt(request, encoded.input_ids, encoded.labels)
 
     def _prompt(self, request: Request, ids: NDArray[np.int32], labels: NDArray[np.int32] | None = None) -> Prompt:
-        counts = [self._image_tokens(image) for image in request.images]
+        counts = [self._image_tokens(image, len(request.images)) for image in request.images]
         placeholders = int((ids == self.processor.image_token_id).sum())
         if placeholders != len(counts):
             text = f"{placeholders} image tokens in the prompt, {len(counts)} images"
@@ -112,39 +111,41 @@ class PromptMaker:
             )
         return prompt
 
-    def _image_tokens(self, image: ImageSource) -> int:
+    def _image_tokens(self, image: ImageSource, images: int) -> int:
         height, width = upright_size(image) if isinstance(image, Image.Image) else image_size(image)
         try:
-            return self.processor.num_image_tokens(height, width)
+            return self.processor.num_image_tokens(height, width, images)
         except ValueError as error:
             raise BadSampleError("unfit_image", f"an image of {width} × {height} pixels: {error}") from error
 
-    def batch(self, prompts: Sequence[Prompt], pixels: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def batch(self, prompts: Sequence[Prompt], images: Sequence[ImageInputs]) -> dict[str, Tensor]:
         """The model's inputs, padded on the left: `input_ids`, `attention_mask` int64[B, S] and what the family needs.
 
-        `pixels` are `pixel_inputs` of each prompt, empty where it has no image.
+        `images` are `image_inputs` of each prompt.
         """
         width = max(prompt.length for prompt in prompts)
         ids = torch.full((len(prompts), width), self.pad_token_id, dtype=torch.int64)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
             is_image = prompt.input_ids == self.processor.image_token_id
-            tokens = expand_images(prompt.input_ids, is_image, prompt.image_tokens)
+            tokens = place_images(prompt.input_ids, is_image, images[row].runs)
             ids[row, width - len(tokens) :] = torch.from_numpy(tokens.astype(np.int64))
             mask[row, width - len(tokens) :] = 1
-        names = {name for one in pixels for name in one}
-        joined = {name: torch.cat([one[name] for one in pixels if name in one]) for name in sorted(names)}
+        joined = self.processor.join_pixels([one.pixels for one in images])
         return {"input_ids": ids, "attention_mask": mask, **self.processor.row_inputs(ids), **joined}
 
-    def answered_batch(self, prompts: Sequence[Prompt], pixels: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def answered_batch(self, prompts: Sequence[Prompt], images: Sequence[ImageInputs]) -> dict[str, Tensor]:
         """The model's inputs for answered prompts, as training has them: with `labels`, padded on the right."""
         samples = []
-        for prompt, of_prompt in zip(prompts, pixels, strict=True):
+        for prompt, of_prompt in zip(prompts, images, strict=True):
             assert prompt.labels is not None
             is_image = prompt.input_ids == self.processor.image_token_id
-            tokens = [expand_images(row, is_image, prompt.image_tokens) for row in (prompt.input_ids, prompt.labels)]
+            tokens = (
+                place_images(prompt.input_ids, is_image, of_prompt.runs),
+                expand_images(prompt.labels, is_image, prompt.image_tokens),
+            )
             ids, labels = (torch.from_numpy(row.astype(np.int64)) for row in tokens)
-            samples.append({"input_ids": ids, "labels": labels, "vitw_task_ids": 0, **of_prompt})
+            samples.append({"input_ids": ids, "labels": labels, "vitw_task_ids": 0, **of_prompt.pixels})
         return self._collator(samples)
 
     def answer_end(self, generation_eos: int | Sequence[int] | None = None) -> AnswerEnd:
@@ -156,6 +157,7 @@ class PromptMaker:
         tokenizer = self.processor.tokenizer
         known = [generation_eos] if isinstance(generation_eos, int) else list(generation_eos or [])
         known += [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        known += self.processor.end_token_ids
         last = self._last_target()
         if last in known:
             return AnswerEnd(tuple(dict.fromkeys(known)))
@@ -190,11 +192,11 @@ def open_image(image: ImageSource) -> Image.Image:
     return folder.open(name)
 
 
-def pixel_inputs(processor: Processor, prompt: Prompt) -> dict[str, Any]:
-    """The pixel arguments of a prompt's images, {} where it has none. Raises BadSampleError."""
+def image_inputs(processor: Processor, prompt: Prompt) -> ImageInputs:
+    """Pixels and tokens of a prompt's images, empty where it has none. Raises BadSampleError."""
     if not prompt.images:
-        return {}
-    return processor.pixel_inputs([open_image(image) for image in prompt.images])
+        return ImageInputs({}, [])
+    return processor.image_inputs([open_image(image) for image in prompt.images])
 
 
 def _split(path: str | os.PathLike[str]) -> tuple[ImageFolder, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,9 +26,9 @@ def language_linear_names(model: nn.Module, family: Family) -> list[str]:
     ]
 
 
-def target_pattern(leaf_names: Iterable[str]) -> str:
+def target_pattern(leaf_names: Iterable[str], part: str = "language_model") -> str:
     """PEFT's ``target_modules`` for these layers of the language model only (the tower has layers named alike)."""
-    return rf".*language_model\.layers\..*\.({'|'.join(sorted(leaf_names))})"
+    return rf".*{re.escape(part)}\.layers\..*\.({'|'.join(sorted(leaf_names))})"
 
 
 def lora_config(
@@ -41,17 +42,24 @@ def lora_config(
 ) -> LoraConfig:
     """LoRA on every linear layer of the language model; the projector is trained in full and saved with the adapter."""
     leaves = {name.rsplit(".", 1)[-1] for name in language_linear_names(model, family)}
-    projector = [prefix.rsplit(".", 1)[-1] for prefix in family.projector_modules]
-    has_weights = any(True for module in family.find_modules(model, "projector") for _ in module.parameters())
+    modules = dict(model.named_modules())
+    projector = [_end_of_path(prefix) for prefix in family.projector_modules if prefix in modules]
+    has_weights = any(True for _ in family.find_parameters(model, "projector"))
     return LoraConfig(
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
         bias=bias,  # type: ignore[arg-type]
-        target_modules=target_pattern(leaves),
+        target_modules=target_pattern(leaves, family.language_modules[0].rsplit(".", 1)[-1]),
         modules_to_save=projector if train_projector and has_weights else None,
         task_type="CAUSAL_LM",
     )
+
+
+def _end_of_path(path: str) -> str:
+    """What PEFT finds a module by: its own name, with that of its list where it is one of a list."""
+    *_, above, name = ("", *path.split("."))
+    return f"{above}.{name}" if name.isdigit() else name
 
 
 def quantization_config(

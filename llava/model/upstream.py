@@ -7,16 +7,26 @@ them against the installed release, and sees to it that no other file of llava r
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import importlib
+import sys
+import unittest.mock
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
+from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel, ProcessorMixin
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.integrations import deepspeed as hf_deepspeed
 from transformers.models.llava import modeling_llava
+
+
+def shell(model_class: type[PreTrainedModel], config: Any) -> PreTrainedModel:
+    """A model of this class without weights, on the meta device. ``_from_config``: see `llava_shell`."""
+    with torch.device("meta"):
+        return model_class._from_config(config)
 
 
 def llava_shell(config: LlavaConfig, attn_implementation: str | None = None) -> LlavaForConditionalGeneration:
@@ -84,3 +94,48 @@ def without_zero3() -> Iterator[None]:
     finally:
         if held is not None:
             hf_deepspeed.set_hf_deepspeed_config(held)
+
+
+def image_token_counts(processor: ProcessorMixin, sizes: Sequence[tuple[int, int]]) -> list[int] | None:
+    """Tokens of images of these heights and widths by the processor's own arithmetic; None where it has none.
+
+    ``_get_num_multimodal_tokens``: made for serving engines; nothing public counts without pixels.
+    """
+    count = getattr(processor, "_get_num_multimodal_tokens", None)
+    found = None if count is None else count(image_sizes=[list(size) for size in sizes]).num_image_tokens
+    return None if found is None else [int(number) for number in found]
+
+
+def processor_class(name: str) -> type[ProcessorMixin]:
+    """A processor's class by its name. Raises ImportError where a library is missing for it.
+
+    ``__module__``: Pixtral's module takes one function from an image processor that needs torchvision, though the one
+    for Pillow has the same. Without torchvision it is imported with that one in the other's place.
+    """
+    found: Any = getattr(transformers, name)
+    if not getattr(found, "is_dummy", False):
+        return found
+    module = str(found.__module__)
+    wanted = module.replace(".processing_", ".image_processing_")
+    try:
+        sys.modules[wanted] = importlib.import_module(module.replace(".processing_", ".image_processing_pil_"))
+        return getattr(importlib.import_module(module), name)
+    except ImportError:
+        return found.get_attributes()  # raises in transformers' own words
+    finally:
+        sys.modules.pop(wanted, None)
+
+
+def image_only(kind: type[ProcessorMixin], parts: dict[str, Any], settings: dict[str, Any]) -> Any:
+    """A processor without what it has for video and sound: ``parts`` has None for these.
+
+    ``check_argument_for_proper_class``: the constructor refuses None by it. Video processors need torchvision, and
+    images and text need no video processor.
+    """
+    stock = kind.check_argument_for_proper_class
+
+    def check(self: ProcessorMixin, name: str, argument: Any) -> Any:
+        return None if argument is None else stock(self, name, argument)
+
+    with unittest.mock.patch.object(kind, "check_argument_for_proper_class", check):
+        return kind(**parts, **settings)

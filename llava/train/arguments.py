@@ -68,6 +68,9 @@ class ModelArguments:
     lora_dropout: float = _arg(0.05, "LoRA dropout.")
     lora_bias: str = _arg("none", "Biases that learn with LoRA.", choices=["none", "all", "lora_only"])
     lora_weight_path: str | None = _arg(None, "Adapter to go on from (with --lora_enable).")
+    vision_modules: str | None = _arg(None, "Module paths of the vision tower, with commas (none: found by itself).")
+    projector_modules: str | None = _arg(None, "Module paths of the projector, with commas (none: found by itself).")
+    language_modules: str | None = _arg(None, "Paths of language model and head, with commas (none: found by itself).")
 
     def __post_init__(self) -> None:
         if not self.model_name_or_path:
@@ -107,11 +110,13 @@ class DataArguments:
         "checkpoint's own, or pad).",
         choices=["pad", "square"],
     )
-    image_min_pixels: int | None = _arg(None, "Qwen: smaller images are enlarged (none: the checkpoint's own).")
+    image_min_pixels: int | None = _arg(
+        None, "Qwen and others: smaller images are enlarged (none: the checkpoint's own)."
+    )
     image_max_pixels: int | None = _arg(
         None,
-        "Qwen: larger images are scaled down (none: the checkpoint's own, but an image takes at most 5/8 of "
-        "--model_max_length). Kept with the model, for inference.",
+        "Qwen and others: larger images are scaled down (none: the checkpoint's own, but an image takes at most 5/8 "
+        "of --model_max_length). Kept with the model, for inference.",
     )
     lazy_preprocess: bool = _arg(True, "Only True: samples are always read on demand from a memory-mapped index.")
     is_multimodal: bool = _arg(True, "Only True; text-only samples are fine.")

@@ -26,6 +26,9 @@ _SAVING = ".saving"
 
 State = Literal["new", "unfinished", "finished"]
 
+_ADDED = ("vision_modules", "projector_modules", "language_modules")
+"""Arguments that earlier versions did not have, and that changed nothing while they were not given."""
+
 
 def inspect(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) -> State:
     """Find whether `folder` is free, holds this run, or holds something else. Changes nothing.
@@ -73,6 +76,7 @@ def _as_written_now(held: Any, settings: Mapping[str, Any]) -> Any:
     if held.get("use_cpu") and held.get("tf32", True) is None:
         held = {**held, "tf32": settings.get("tf32")}
     held = {name: value for name, value in held.items() if name in settings or name not in WITHOUT_EFFECT}
+    held = {name: None for name in _ADDED if name in settings} | held
     with suppress(ValueError, AttributeError):
         if isinstance(held.get("file_tasks"), str):
             held["file_tasks"] = list(json.loads(held["file_tasks"]).values())

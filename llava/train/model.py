@@ -56,8 +56,8 @@ def choose_trainable(net: PreTrainedModel, family: Family, model: ModelArguments
     }
     # In this order: Qwen's projector lies inside its tower.
     for kind, learns in parts.items():
-        for module in family.find_modules(net, kind):
-            module.requires_grad_(learns)
+        for parameter in family.find_parameters(net, kind):
+            parameter.requires_grad_(learns)
     for module in family.unused_vision_modules(net):
         module.requires_grad_(False)
     if not model.lora_enable and not any(parameter.requires_grad for parameter in net.parameters()):

@@ -12,9 +12,11 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from llava.conversation import CHAT_TEMPLATE
 from llava.model.assemble import LANGUAGE_TYPES, llava_config, load_base_tokenizer
 from llava.model.families.llava import LlavaSquareProcessor, square_image_processor
 from llava.model.family import Family, Processor, family_of, get_family
+from llava.model.generic import GenericFamily, Parts
 from llava.model.hub import local_file, local_folder
 from llava.model.lora import quantization_config
 from llava.model.original.config import config_from_original
@@ -58,6 +60,8 @@ def find_source(model: ModelArguments, data: DataArguments, training: TrainingAr
         UsageError: a part does not exist, is of another kind, or its shape does not fit.
     """
     source = locate_source(model, data.image_aspect_ratio, training.model_max_length, training.cache_dir)
+    if data.packing and (reason := source.family.why_not_packed(source.processor)):
+        raise UsageError(f"--packing: samples of a {source.family.name} model cannot be packed: {reason}")
     try:
         source.processor.limit_pixels(data.image_min_pixels, data.image_max_pixels)
     except ValueError as error:
@@ -78,11 +82,10 @@ def locate_source(
         quantization_config(model.bits, source.family)  # fails where it cannot be had
     except (ValueError, OSError, RuntimeError) as error:
         raise error if isinstance(error, UsageError) else UsageError(str(error)) from error
-    text: Any = source.config.get_text_config()
-    if model_max_length > text.max_position_embeddings:
+    positions = getattr(source.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and model_max_length > positions:
         raise UsageError(
-            f"--model_max_length {model_max_length} exceeds the {text.max_position_embeddings} positions of "
-            f"{model.model_name_or_path}"
+            f"--model_max_length {model_max_length} exceeds the {positions} positions of {model.model_name_or_path}"
         )
     if model.version is not None:
         source.processor.default_template = model.version
@@ -103,6 +106,7 @@ def _find(model: ModelArguments, image_aspect_ratio: str | None, cache_dir: str 
         return _parts(model, folder, tower, _projector_file(model, cache_dir), pad is not False)
     else:
         family = family_of(folder)
+        _name_parts(family, model)
         source = Source("saved", folder, family, AutoConfig.from_pretrained(folder), family.load_processor(folder))
     _check_against(model, image_aspect_ratio, source)
     if pad is not None:
@@ -136,10 +140,23 @@ def _parts(model: ModelArguments, folder: Path, tower: Path | None, projector: P
     return source
 
 
+def _name_parts(family: Family, model: ModelArguments) -> None:
+    """Take over the parts that the arguments name, and find the others, before anything is loaded."""
+    named = {kind: getattr(model, f"{kind}_modules") for kind in ("vision", "projector", "language")}
+    if isinstance(family, GenericFamily):
+        family.name_parts(
+            Parts(**{kind: tuple(path.strip() for path in paths.split(",")) for kind, paths in named.items() if paths})
+        )
+    elif given := [kind for kind, paths in named.items() if paths is not None]:
+        raise UsageError(f"{family.name} has its parts by its own file: leave out --{given[0]}_modules")
+
+
 def _check_against(model: ModelArguments, image_aspect_ratio: str | None, source: Source) -> None:
     """Flags that say how a LLaVA is built must agree with the one that was saved, and mean nothing elsewhere."""
     config: Any = source.config
     where = f"{model.model_name_or_path} is a {source.family.name} checkpoint"
+    if model.version is not None and isinstance(source.family, GenericFamily) and model.version != CHAT_TEMPLATE:
+        raise UsageError(f"{where}: leave out --version, its own chat template is used")
     if source.family.name != "llava":
         for name in (
             "vision_tower",

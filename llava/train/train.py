@@ -12,13 +12,14 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
 from peft import PeftModel
+from torch import nn
 from transformers import LlavaConfig, PreTrainedModel, set_seed
 from transformers.utils import logging as hf_logging
 
@@ -31,6 +32,7 @@ from llava.data.index import build_index, copy_problems
 from llava.data.index_rows import IndexSettings
 from llava.data.order import ModalityLengthOrder
 from llava.disk import write_problem
+from llava.model.generic import GenericFamily
 from llava.model.projector import projector_type_of
 from llava.model.projector_file import PROJECTOR_FILE, write_projector
 from llava.model.shards import read_shard, weight_files
@@ -52,6 +54,7 @@ from llava.train.make_base import make_base
 from llava.train.model import adapter_base, add_lora, choose_trainable, keep_masters, load_base, weight_dtype
 from llava.train.run_card import all_arguments, describe_files, run_card, run_settings
 from llava.train.source import Source, find_source
+from llava.train.startup import Prepare, check_loss
 from llava.train.tasks import THE_ONE_TASK, TaskTable, read_mapping, resolve_tasks
 from llava.train.trainer import LlavaTrainer
 from transformers_patch.checkpoint import (
@@ -267,6 +270,7 @@ def make_trainer(
         task_units=tasks.units,
         train_order=train_order(data, training, tasks, train_set),
         vocab_size=source.family.real_vocab_size(net.config),
+        before_first_step=_loss_check(source, training, train_set, data.packing, str(model.attn_implementation)),
         load_model=lambda path: source.family.load_model(path, dtype=dtype),
         train_dataset=train_set,
         eval_dataset=eval_set,
@@ -290,6 +294,16 @@ def train_order(
     if training.group_by_modality_length:
         return ModalityLengthOrder(train_set.lengths, train_set.has_image, batch, training.seed)
     return None
+
+
+def _loss_check(
+    source: Source, training: TrainingArguments, samples: InstructionDataset, packing: bool, attention: str
+) -> Callable[[nn.Module, Prepare], None] | None:
+    """What holds the weighted loss against the model's own; None for families whose own files have been tested."""
+    if not isinstance(source.family, GenericFamily):
+        return None
+    collator = Collator(source.processor, training.model_max_length, packing, "flash" in attention)
+    return lambda net, prepare: check_loss(net, source.family.name, collator, samples, prepare)
 
 
 def save(trainer: LlavaTrainer, source: Source, model: ModelArguments) -> None:

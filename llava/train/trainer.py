@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -20,12 +21,21 @@ class LlavaTrainer(VitwTrainer):
 
     Args:
         family: says which modules are projector and tower.
+        before_first_step: is called on every rank with the model, as the first step will use it, and with what puts
+            a batch on its device.
     """
 
     args: TrainingArguments
 
-    def __init__(self, *args: Any, family: Family, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        family: Family,
+        before_first_step: Callable[[nn.Module, Callable[[dict[str, Any]], dict[str, Any]]], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._before_first_step = before_first_step
         self.add_callback(ProgressCallback())
         # Projector first: Qwen's lies inside its tower.
         self._rates = [
@@ -36,6 +46,16 @@ class LlavaTrainer(VitwTrainer):
             )
             if rate is not None
         ]
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Forward and backward of a micro-batch; overridden because DeepSpeed's model can be asked no sooner."""
+        if self._before_first_step is not None:
+            with self.compute_loss_context_manager():
+                self._before_first_step(model, self._prepare_inputs)
+            self._before_first_step = None
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The stock optimizer, its groups cut by learning rate; the stock method knows one rate for all."""
@@ -58,7 +78,7 @@ class LlavaTrainer(VitwTrainer):
     def _rate(self, name: str, default: float) -> float:
         # PEFT puts its own levels around the module path.
         for prefixes, rate in self._rates:
-            if any(f".{prefix}." in f".{name}" for prefix in prefixes):
+            if any(f".{prefix}." in f".{name}." for prefix in prefixes):
                 return rate
         return default
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from llava.data.errors import DataError
 from llava.infer.engine import GenerationSettings, Generator, RequestError, until
-from llava.infer.prompts import PromptMaker, Request, pixel_inputs
+from llava.infer.prompts import PromptMaker, Request, image_inputs
 from tests.infer.conftest import mixed_requests, noise
 
 NEW = 12
@@ -278,7 +278,7 @@ def test_states_are_those_of_a_plain_forward(load, family):
     found = dict(pair for batch in generator.states(list(prompts.values())) for pair in batch)
     for request in requests:
         prompt = prompts[request.id]
-        inputs = generator.prompts.batch([prompt], [pixel_inputs(processor, prompt)])
+        inputs = generator.prompts.batch([prompt], [image_inputs(processor, prompt)])
         with torch.no_grad():
             hidden = model.model(**inputs, use_cache=False).last_hidden_state[0, -1]
         torch.testing.assert_close(found[request.id], hidden, rtol=1e-4, atol=1e-4)

@@ -21,7 +21,7 @@ from transformers import LlavaProcessor as StockLlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llava.data.images import MAX_PIXELS
-from llava.model.family import Family, Processor, saved_template
+from llava.model.family import Family, Processor, layers_behind, saved_template
 from llava.model.projector import projector_for, vision_of
 from llava.model.tokenizer import SENTENCEPIECE_FILE, load_tokenizer, sentencepiece_file
 
@@ -61,7 +61,7 @@ class LlavaSquareProcessor(Processor):
         self.image_size: int = vision_of(config).image_size
         self.feature_strategy: str = config.vision_feature_select_strategy
 
-    def num_image_tokens(self, height: int, width: int) -> int:
+    def num_image_tokens(self, height: int, width: int, images: int = 1) -> int:
         """The same for all images; ValueError for one that would be huge on its way to the square."""
         longer, shorter = max(height, width), min(height, width)
         pads = getattr(self.image_processor, "do_pad", True)
@@ -113,12 +113,7 @@ class LlavaFamily(Family):
 
     def unused_vision_modules(self, model: torch.nn.Module) -> list[torch.nn.Module]:
         """The layers behind the one whose features are read, and the norm behind the last."""
-        named = dict(model.get_submodule(self.vision_modules[0]).named_modules())
-        layers: Any = next(module for name, module in named.items() if name.endswith("encoder.layers"))
-        selected: Any = cast(Any, model).config.vision_feature_layer
-        read = [selected] if isinstance(selected, int) else selected
-        used = max(layer if layer >= 0 else len(layers) + 1 + layer for layer in read)
-        return [*layers[used:], *(module for name, module in named.items() if name.endswith("post_layernorm"))]
+        return layers_behind(model.get_submodule(self.vision_modules[0]), cast(Any, model).config.vision_feature_layer)
 
     def load_processor(self, path: str | os.PathLike[str]) -> LlavaSquareProcessor:
         config = LlavaConfig.from_pretrained(path)

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2VLForCon
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from llava.model.family import Family, Processor, saved_template
+from llava.model.grids import fit_images, grid_positions, limit_pixels
 from llava.model.tokenizer import load_tokenizer
 
 IMAGE_PAD = "<|image_pad|>"
@@ -43,22 +44,14 @@ class QwenProcessor(Processor):
         self.image_token_id = image_token_id
         self.merge_size: int = image_processor.merge_size
 
-    def num_image_tokens(self, height: int, width: int) -> int:
+    def num_image_tokens(self, height: int, width: int, images: int = 1) -> int:
         return self.image_processor.get_number_of_image_patches(height, width) // self.merge_size**2
 
     def limit_pixels(self, least: int | None, most: int | None) -> None:
-        size = dict(self.image_processor.size)
-        size |= {name: value for name, value in (("shortest_edge", least), ("longest_edge", most)) if value is not None}
-        if not 0 < size["shortest_edge"] <= size["longest_edge"]:
-            raise ValueError(f"images of at least {size['shortest_edge']} and at most {size['longest_edge']} pixels")
-        self.image_processor.size = size
+        limit_pixels(self.image_processor, least, most)
 
     def fit_images(self, tokens: int) -> int | None:
-        area = (self.image_processor.patch_size * self.merge_size) ** 2
-        if self.image_processor.size["longest_edge"] <= tokens * area:
-            return None
-        self.limit_pixels(None, max(tokens * area, self.image_processor.size["shortest_edge"]))
-        return int(self.image_processor.size["longest_edge"])
+        return fit_images(self.image_processor, tokens)
 
     def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """``pixel_values: float32[sum of P, C·T·p·p]`` and ``image_grid_thw: int64[n, 3]`` (patches)."""
@@ -73,33 +66,8 @@ class QwenProcessor(Processor):
         return {"mm_token_type_ids": (input_ids == self.image_token_id).int()}
 
     def position_ids(self, input_ids: torch.Tensor, grids: torch.Tensor | None = None) -> torch.Tensor:
-        """``int64[4, S]``: place in the sample, then rotary time, height and width.
-
-        ``grids: int64[n, 3]`` are the ``image_grid_thw`` of the sample's images in order. Text advances all three
-        rotary rows by one a token; an image lies on a grid that starts where the text stands and advances it by its
-        longer side. Raises ValueError if the image tokens are not the grids' number.
-        """
-        rows = torch.empty(4, input_ids.shape[0], dtype=torch.int64, device=input_ids.device)
-        rows[0] = torch.arange(input_ids.shape[0], device=input_ids.device)
-        image_places = (input_ids == self.image_token_id).nonzero().flatten().tolist()
-        done, position, seen = 0, 0, 0
-        sizes = [] if grids is None else grids.tolist()
-        for time, height, width in sizes:
-            merged = time, height // self.merge_size, width // self.merge_size
-            count = merged[0] * merged[1] * merged[2]
-            if seen + count > len(image_places):
-                raise ValueError(f"{len(image_places)} image tokens, but the grids {sizes} need more")
-            start = image_places[seen]
-            rows[1:, done:start] = position + torch.arange(start - done, device=input_ids.device)
-            position += start - done
-            axes = [torch.arange(size, device=input_ids.device) for size in merged]
-            rows[1:, start : start + count] = position + torch.cartesian_prod(*axes).reshape(count, 3).T
-            position += max(merged[1:])
-            done, seen = start + count, seen + count
-        if seen != len(image_places):
-            raise ValueError(f"{len(image_places)} image tokens, but the grids account for {seen}")
-        rows[1:, done:] = position + torch.arange(input_ids.shape[0] - done, device=input_ids.device)
-        return rows
+        """``int64[4, S]``, see `grid_positions`; ``grids`` are the ``image_grid_thw`` of the sample's images."""
+        return grid_positions(input_ids, self.image_token_id, grids, self.merge_size)
 
 
 class Qwen2VLFamily(Family):
