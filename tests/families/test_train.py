@@ -4,6 +4,7 @@ import signal
 
 import pytest
 import torch
+from PIL import Image
 
 from llava.data.collator import Collator
 from llava.infer.engine import GenerationSettings, Generator
@@ -52,6 +53,17 @@ def test_from_data_to_answers(world, tmp_path):
     sample = world.samples[0]
     again = processor.image_inputs(world.images({"image": "a.png"}))
     assert torch.equal(again.pixels["pixel_values"], sample["pixel_values"])
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "idefics3", "llava_onevision"])
+def test_tokens_are_counted_without_pixels(name, tmp_path, monkeypatch):
+    """As many as the processor makes of an image, told by its size alone."""
+    processor = World(name, tmp_path).processor
+    sizes = [(20, 333), (97, 41), (160, 160), (512, 70)]
+    lengths = [len(processor.image_inputs([Image.new("RGB", (w, h))]).runs[0]) for h, w in sizes]
+    assert len(set(lengths)) > 1
+    monkeypatch.setattr(type(processor), "image_inputs", lambda *_: pytest.fail("pixels were processed"))
+    assert [processor.num_image_tokens(*size) for size in sizes] == lengths
 
 
 def test_text_alone_runs_the_tower(world):
