@@ -30,7 +30,17 @@ def test_every_setting_is_explained(part, prefix):
         names = re.findall(r"`([^`]+)`", cell)
         named |= {names[0].rpartition(".")[0] + name if name.startswith(".") else name for name in names}
     for name in (field.alias or name for name, field in part.model_fields.items()):
-        if name not in ("source", "model", "tasks", "subsets", "weighting", "repeats", "launcher", "overrides"):
+        if name not in (
+            "source",
+            "guards",
+            "model",
+            "tasks",
+            "subsets",
+            "weighting",
+            "repeats",
+            "launcher",
+            "overrides",
+        ):
             assert f"{prefix}{name}" in named, name
 
 

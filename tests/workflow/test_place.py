@@ -301,13 +301,14 @@ def test_a_full_disk_is_told_from_other_errors(tmp_path):
 def test_less_space_than_needed_is_said_before_anything_runs(tmp_path, monkeypatch, capsys):
     model = {"path": "somewhere/7b", "parameters": "1B"}
     file = write_experiment(tmp_path, {"a": {}, "b": {}}, model=model, methods=["EW", "VisATB"])
-    # EW and VisATB stay with 4 bytes a parameter each, a proxy's weights go, and 16 records make no checkpoint.
+    # EW and VisATB stay with 4 bytes a parameter each; beside them a proxy with its weights and its last checkpoint of
+    # 16 bytes, before both go.
     usage = shutil.disk_usage(tmp_path)
-    for free, short in ((11.9e9, True), (12.1e9, False)):
+    for free, short in ((27.9e9, True), (28.1e9, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=int(free)))
         assert (shortage(load_experiment(file), tmp_path / "work") is not None) == short
         assert plan_command.main([str(file)]) == 0
-        assert ("11.9 GB are free" in capsys.readouterr().err) == short
+        assert ("27.9 GB are free" in capsys.readouterr().err) == short
 
 
 def test_a_failed_jobs_log_is_shown_once(tmp_path):

@@ -25,10 +25,12 @@ from llava.data.records import image_paths
 from visatb.experiment.models import ModelJob, Stage, models
 from visatb.experiment.names import SPLITS, Split
 from visatb.experiment.schema import Experiment, Task
+from visatb.experiment.shapes import shape_of
 from visatb.experiment.training import batch_split, training_arguments
 from visatb.experiment.yaml_lines import ExperimentError, read
 from visatb.workdir.layout import Layout
 from visatb.workdir.subsets import Subsets, TrainingData
+from visatb.workflow.fit import GIB, fit, found_card
 from visatb.workflow.overlap import overlaps
 from visatb.workflow.stage_commands import Launch, train_arguments
 
@@ -84,6 +86,7 @@ def validate(experiment: Experiment, layout: Layout, images: int | None = AT_MOS
     for metric in dict.fromkeys(metric for metrics in scored for metric in metrics):
         checks.run(load_metric, metric)
     checks.run(_check_launch, experiment)
+    checks.run(_check_memory, experiment)
     parsed = {stage: checks.run(_parse, experiment, layout, stage) for stage in _stages(experiment)}
     stage = next((one for one in ("finals", *parsed) if parsed.get(one)), None)
     final = parsed[stage] if stage else None
@@ -137,6 +140,27 @@ def _check_launch(experiment: Experiment) -> None:
         *([launcher.gpus_per_job] if launcher.gpus_per_job not in ("all", 0) else []),
     }:
         batch_split(experiment, experiment.training, int(processes))
+
+
+def _check_memory(experiment: Experiment) -> None:
+    """Refuse trainings that cannot fit this machine's GPUs; what GPU or model is not known is not judged."""
+    found, shape = found_card(), shape_of(experiment.model.path)
+    asked = experiment.launcher.gpus_per_job
+    if found is None or shape is None or asked == 0:
+        return
+    card, count = found
+    fits = [
+        fit(experiment, shape, card, stage, count if asked == "all" else int(asked)) for stage in _stages(experiment)
+    ]
+    faults = [
+        f"{experiment.source}: {one.stage} do not fit this machine's {card.name}: "
+        f"{one.memory.total / GIB:.0f} of {card.memory / GIB:.0f} GiB, as `visatb plan --gpu auto` reckons; "
+        f"what would: {one.remedy}"
+        for one in fits
+        if not one.fits
+    ]
+    if faults:
+        raise ExperimentError("\n".join(faults))
 
 
 def _stages(experiment: Experiment) -> list[Stage]:

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eval.errors import EvaluationError
@@ -29,6 +29,8 @@ from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workdir.contents import read_costs
 from visatb.workdir.layout import Layout
 from visatb.workdir.subsets import Counts, counts
+from visatb.workflow.fit import Card, Fit
+from visatb.workflow.training_time import TrainingTime
 
 
 # What generation time is reckoned with, unless it was measured.
@@ -58,6 +60,7 @@ class ModelPlan:
     kept_bytes: float | None
     peak_bytes: float | None
     answer_seconds: float | None
+    train_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,17 @@ class Plan:
     forms: list[FormCost]
     advice: list[str]
     notes: list[str] = field(default_factory=list)
+    fits: list[Fit] = field(default_factory=list)
 
 
-def make_plan(experiment: Experiment, workdir: Path | None = None) -> Plan:
+def make_plan(experiment: Experiment, workdir: Path | None = None, card: Card | None = None) -> Plan:
     """Plan an experiment; `workdir`'s measurements and weights are used where it has any.
 
+    `card`: the GPU that it is to run on, for memory and time.
+
     Raises:
-        ExperimentError: a data file is not there and its name does not tell how many records it would have.
+        ExperimentError: a data file is not there and its name does not tell how many records it would have, or a
+            `card` is given and the model's shape is not known.
     """
     guessed: list[str] = []
     grouping = experiment.grouping
@@ -95,9 +102,15 @@ def make_plan(experiment: Experiment, workdir: Path | None = None) -> Plan:
     found = counts(experiment, lambda files: count_records(files, guessed))
     size = parameters(experiment)
     speed = _measured(workdir) if workdir else None
-    machine = _machine(experiment, size)
-    planned = [_plan_model(experiment, model, found, size, machine, speed) for model in models(experiment)]
-    notes = list(_repeat_notes(experiment))
+    machine = _machine(experiment, size, card)
+    training = TrainingTime(experiment, workdir, card)
+    planned = [
+        replace(
+            _plan_model(experiment, model, found, size, machine, speed), train_seconds=training.seconds(model, found)
+        )
+        for model in models(experiment)
+    ]
+    notes = [*_repeat_notes(experiment), *training.notes()]
     if experiment.weighting.apply == "sampling":
         notes.append("VisATB's model is trained with λ as sampling ratios: an epoch draws some samples several times")
     if grouping:
@@ -117,6 +130,7 @@ def make_plan(experiment: Experiment, workdir: Path | None = None) -> Plan:
         forms=list(_forms(experiment, found)),
         advice=list(advice(experiment, found, workdir)),
         notes=notes,
+        fits=training.fits(),
     )
 
 
@@ -135,13 +149,16 @@ def _repeat_notes(experiment: Experiment) -> Iterator[str]:
     )
 
 
-def _machine(experiment: Experiment, size: float | None) -> Machine:
-    if size is not None and size < 2e8:
+def _machine(experiment: Experiment, size: float | None, card: Card | None) -> Machine:
+    if size is not None and size < 2e8 and card is None:
         return CPU
+    one = GPU
+    if card is not None:
+        one = Machine(f"a {card.name} at 40% of its peak and half its bandwidth", 0.4 * card.peak, 0.5 * card.bandwidth)
     gpus = experiment.launcher.gpus_per_job
     if not isinstance(gpus, int) or gpus <= 1:
-        return GPU
-    return Machine(f"{gpus} GPUs, each {GPU.name}", gpus * GPU.flops, gpus * GPU.bandwidth)
+        return one
+    return Machine(f"{gpus} GPUs, each {one.name}", gpus * one.flops, gpus * one.bandwidth)
 
 
 def form_name(experiment: Experiment) -> str:
@@ -222,8 +239,13 @@ def disk_bytes(experiment: Experiment, model: ModelJob, size: float | None, step
         # LoRA on all linear layers of a 7B model: 320M parameters at rank 128.
         trained = size * 0.046 * float(str(arguments.get("lora_r", 64))) / 128
     weights = trained * width
-    checkpoints = steps > int(str(arguments.get("save_steps", 500))) and arguments.get("save_strategy") != "no"
-    peak = weights + (weights + trained * 12 if checkpoints else 0)
+    checkpoint = weights + trained * 12
+    base = size * 2 if experiment.model.vision_tower or experiment.model.projector else 0.0
+    peak = base + weights
+    if arguments.get("save_strategy") != "no":
+        # While a checkpoint is written the one before it is still there; the last step's stands beside the weights.
+        several = steps > int(str(arguments.get("save_steps", 500)))
+        peak = base + max(2 * checkpoint if several else 0.0, checkpoint + weights)
     dropped = model.stage in ("proxies", "stl") and experiment.keep_proxies == "none"
     return (0.0 if dropped else weights), peak
 
