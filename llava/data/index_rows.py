@@ -143,8 +143,8 @@ class BatchWorker:
         for raw in batch.records:
             try:
                 record = check_record(raw, batch.file_task, self.allowed)
-                images = [self._measured(path, len(record.images)) for path in record.images]
-                checked.append(_Checked(raw, record, images))
+                found = [self._measured(path, len(record.images)) for path in record.images]
+                checked.append(_Checked(raw, record, found))
             except _ImageError as error:
                 result.problems.append(problem_of(batch.file, raw, error.error, error.path))
             except BadSampleError as error:
