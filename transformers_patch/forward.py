@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from transformers_patch.chunked import ChunkedCrossEntropy
-from transformers_patch.loss import token_cross_entropy, valid_targets
+from transformers_patch.loss import target_positions, token_cross_entropy
 
 LOSS_IMPLS = ("auto", "select", "chunked", "full")
 
@@ -62,9 +62,14 @@ _EXPERT_LOSS = (
 
 @dataclass
 class TokenLosses(ModelOutput):
-    """token_losses: float32[n] (float64 for a float64 model), cross-entropy of each valid target, row by row."""
+    """Cross-entropy of each valid target, row by row.
+
+    token_losses: float32[n] (float64 for a float64 model).
+    positions: int64[n], where they are predicted, as `target_positions` gives them.
+    """
 
     token_losses: Tensor | None = None
+    positions: Tensor | None = None
 
 
 def patch_forward(model: nn.Module, loss_impl: str = "auto", vocab_size: int | None = None) -> None:
@@ -107,7 +112,8 @@ def patch_forward(model: nn.Module, loss_impl: str = "auto", vocab_size: int | N
             if generators is not None and not target_head.decide(output.logits):
                 _set_generators(generators)
                 output = stock_forward(*args, **inputs)
-            return TokenLosses(token_losses=target_head.token_losses(output.logits))
+            losses = target_head.token_losses(output.logits)
+            return TokenLosses(token_losses=losses, positions=target_head.positions)
 
     # `generate` and others find out from the signature what a model takes.
     forward.__signature__ = _with_self(inspect.signature(stock_forward))  # type: ignore[attr-defined]
@@ -178,17 +184,18 @@ class _TargetHead:
         # A quantised head, or one that LoRA wraps, is more than its weight: its own forward has to run.
         self._plain = type(head) is nn.Linear
         self._labels: Tensor | None = None
+        self.positions: Tensor | None = None
         self._given: Tensor | None = None
         self._chunked = False
         self.undecided = loss_impl == "auto" and self._plain
 
     @contextmanager
     def targets_of(self, labels: Tensor) -> Iterator[None]:
-        self._labels = labels
+        self._labels, self.positions = labels, target_positions(labels)
         try:
             yield
         finally:
-            self._labels = self._given = None
+            self._labels = self.positions = self._given = None
             self._chunked = False
 
     def decide(self, head_output: Tensor) -> bool:
@@ -203,15 +210,15 @@ class _TargetHead:
         """hidden [B, S, H] → logits [n, V] (`select`), token losses [n] (`chunked`) or logits [B, S, V] (`full`)."""
         if self._labels is None or self._loss_impl == "full":
             return self._logits(hidden)
-        mask = valid_targets(self._labels).to(hidden.device)
-        rows = hidden[:, :-1][mask]
+        self._check_shape(hidden)
+        rows = hidden.flatten(0, 1).index_select(0, self._positions(hidden))
         if self.undecided and not len(rows):
             rows = hidden[0, :1]  # something has to be there to be compared; `token_losses` drops it
         small = len(rows) * int(self._head.out_features) <= SELECT_LOGITS
         if self._loss_impl == "select" or (self._loss_impl == "auto" and (small or not self._plain)):
             self._given = self._logits(rows)
         else:
-            self._given, self._chunked = self._chunked_losses(rows, self._targets(mask)), True
+            self._given, self._chunked = self._chunked_losses(rows, self._targets(hidden)), True
         return self._given
 
     def token_losses(self, head_output: Tensor) -> Tensor:
@@ -221,18 +228,23 @@ class _TargetHead:
             if not self._unchanged(head_output):
                 raise ValueError("this model changes its logits after the output head: use --loss_impl select")
             return head_output
-        mask = valid_targets(self._labels).to(head_output.device)
-        targets = self._targets(mask)
+        targets = self._targets(head_output)
         if head_output.dim() == 2 and self._given is not None:
             return self._cross_entropy(head_output[: len(targets)], targets)
-        if head_output.shape[:-1] != self._labels.shape:
-            raise ValueError(
-                f"this model gives logits {list(head_output.shape)} for labels {list(self._labels.shape)}, not one row "
-                "for each token of its input: it has no weighted loss here"
-            )
+        self._check_shape(head_output)
         targets = self._labels[:, 1:].to(head_output.device)
         losses = self._cross_entropy(head_output[:, :-1].flatten(0, 1), targets.flatten())
-        return losses.view(targets.shape)[mask]
+        # The last position of a row predicts nothing, so that the places of losses shift by one a row.
+        positions = self._positions(head_output)
+        return losses[positions - positions // self._labels.shape[1]]
+
+    def _check_shape(self, output: Tensor) -> None:
+        assert self._labels is not None
+        if output.shape[:-1] != self._labels.shape:
+            raise ValueError(
+                f"this model gives logits {list(output.shape)} for labels {list(self._labels.shape)}, not one row "
+                "for each token of its input: it has no weighted loss here"
+            )
 
     def _unchanged(self, head_output: Tensor) -> bool:
         """Whether the model hands on what the head gave; NaN, which equals nothing, is no change."""
@@ -244,9 +256,13 @@ class _TargetHead:
         output = output.to(given)
         return torch.equal(output, given) or torch.equal(output.nan_to_num(), given.nan_to_num())
 
-    def _targets(self, mask: Tensor) -> Tensor:
+    def _positions(self, like: Tensor) -> Tensor:
+        assert self.positions is not None
+        return self.positions.to(like.device)
+
+    def _targets(self, like: Tensor) -> Tensor:
         assert self._labels is not None
-        return self._labels[:, 1:].to(mask.device)[mask]
+        return self._labels.to(like.device).flatten()[self._positions(like) + 1]
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         return token_cross_entropy(logits[:, : self._vocab_size], targets)

@@ -30,6 +30,21 @@ def target_tasks(labels: Tensor, task_ids: Tensor) -> Tensor:
     return per_token[valid_targets(labels)]
 
 
+def target_positions(labels: Tensor) -> Tensor:
+    """Return where the n valid targets are predicted: places int64[n] p in the B·S of a batch, target at p + 1.
+
+    On a GPU the program waits here for the number n. All else that concerns targets is looked up by these places.
+    """
+    valid = torch.zeros_like(labels, dtype=torch.bool)
+    valid[:, :-1] = valid_targets(labels)
+    return valid.flatten().nonzero().squeeze(1)
+
+
+def tasks_at(positions: Tensor, task_ids: Tensor, row_length: int) -> Tensor:
+    """Return the tasks int64[n] of the targets predicted at `positions` int64[n]; `row_length` is S."""
+    return task_ids[positions // row_length] if task_ids.dim() == 1 else task_ids.flatten()[positions + 1]
+
+
 def token_counts(labels: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
     """Return n_k int64[N], the valid target tokens of each task in one micro-batch."""
     return torch.bincount(target_tasks(labels, task_ids), minlength=num_tasks)
@@ -45,4 +60,5 @@ def task_loss_sums(token_losses: Tensor, tasks: Tensor, num_tasks: int) -> Tenso
 
     A product with the one-hot task matrix rather than a scatter: the same sum in the same order on every run.
     """
-    return F.one_hot(tasks, num_tasks).to(token_losses.dtype).T @ token_losses
+    one_hot = tasks[:, None] == torch.arange(num_tasks, device=tasks.device)
+    return one_hot.to(token_losses.dtype).T @ token_losses

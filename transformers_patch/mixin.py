@@ -5,7 +5,8 @@
 One optimizer step: its micro-batches are fetched, their valid target tokens counted per task and summed over the ranks
 (n_k), λ asked of the weighter, and the divisor Σ_k λ_k n_k is known before the first forward. Each micro-batch then
 contributes Σ λ CE over its tokens divided by that one number, so that the step's loss is Equation 2 however the batch
-is cut into micro-batches and ranks.
+is cut into micro-batches and ranks. A Trainer that knows n_k of a step beforehand says so in `known_counts`; nothing
+is fetched in advance then, and nothing summed before the forward.
 
 Legend: T tasks, N weighting units (tasks, or task groups).
 """
@@ -28,7 +29,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers_patch.arguments import WeightingArguments
 from transformers_patch.checkpoint import ADVICE, WEIGHTER_FILE, DivergedError
 from transformers_patch.forward import TokenLosses, patch_forward
-from transformers_patch.loss import target_tasks, task_loss_sums, token_counts
+from transformers_patch.loss import task_loss_sums, tasks_at, token_counts
 from transformers_patch.tasks import TaskCollator, check_stock_options, make_weighter, names_in_column
 from transformers_patch.weighter import Weighter
 
@@ -104,6 +105,7 @@ class VitwMixin(_Base):
         self.loss_is_scaled_for_ga = options.loss_norm == "step"
         self.step_weights = np.ones(self.weighter.num_tasks)
         self._micro_batches_left = 0
+        self._tokens_seen = 0  # of this step, on this rank
         self._step_losses = self._zeros(len(task_names))
         self._step_faults = self._zeros(len(task_names))  # tokens whose loss is not finite
         self.step_counts = np.zeros(len(task_names), dtype=np.int64)
@@ -149,15 +151,28 @@ class VitwMixin(_Base):
             # Resumed from the last step's checkpoint within an epoch: the stock loop would take one more step.
             self.control.should_training_stop = True
             return [], None
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        if not batches:
-            return [], None
-        num_tasks = len(self.task_names)
-        of_batches = [token_counts(batch["labels"], batch["vitw_task_ids"], num_tasks) for batch in batches]
-        self.step_counts = self._sum_over_ranks(torch.stack(of_batches).sum(0), device)
+        known = self.known_counts(num_batches)
+        if known is not None:
+            batches: Any = _Batches(epoch_iterator, num_batches)
+            self.step_counts = known
+        else:
+            batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+            if not batches:
+                return [], None
+            num_tasks = len(self.task_names)
+            of_batches = [token_counts(batch["labels"], batch["vitw_task_ids"], num_tasks) for batch in batches]
+            self.step_counts = self._sum_over_ranks(torch.stack(of_batches).sum(0), device)
         self.step_weights, divisor = self._weigh(self.step_counts)
         self._micro_batches_left = len(batches)
         return batches, torch.tensor(divisor, dtype=torch.float64)
+
+    def known_counts(self, num_batches: int) -> np.ndarray | None:
+        """n_k int64[T] of the step that begins, over all ranks, where that is known beforehand.
+
+        Args:
+            num_batches: the micro-batches of this rank in the step.
+        """
+        return None
 
     def _sum_over_ranks(self, counts: Tensor, device: torch.device) -> np.ndarray:
         """int64 counts of this rank → their sums."""
@@ -186,10 +201,12 @@ class VitwMixin(_Base):
         Args:
             num_items_in_batch: the divisor from `get_batch_samples`.
         """
-        token_tasks = target_tasks(inputs["labels"], inputs["vitw_task_ids"])
         outputs: TokenLosses = model(**inputs)
-        losses = outputs.token_losses
+        losses, positions = outputs.token_losses, outputs.positions
         assert losses is not None
+        assert positions is not None
+        token_tasks = tasks_at(positions, inputs["vitw_task_ids"], inputs["labels"].shape[1])
+        self._tokens_seen += len(positions)
         self._step_losses += self._per_task(losses.detach(), token_tasks)
         self._step_faults += self._per_task(~losses.detach().isfinite(), token_tasks)
         if self._loss_norm == "micro_batch":
@@ -217,13 +234,33 @@ class VitwMixin(_Base):
     def _finish_step(self) -> None:
         self._log_losses += self._step_losses
         self._log_counts += self.step_counts
-        step = torch.stack([self._step_losses, self._step_faults])
-        sums, faults = self.accelerator.reduce(step, reduction="sum").cpu().double().numpy()
+        own = self._step_losses.new_tensor([self._tokens_seen, *self.step_flags()])
+        sums, faults, flags = self._summed(self._step_losses, self._step_faults, own)
+        self._tokens_seen = 0
+        seen, counted = int(flags[0]), int(self.step_counts.sum())
+        if seen != counted:
+            raise RuntimeError(
+                f"step {self.state.global_step + 1}: its batches hold {seen} target tokens, but {counted} were counted "
+                "for it: the collator must leave labels as the data set counts them"
+            )
+        self.agree(flags[1:])
         if bad := [name for name, fault in zip(self.task_names, faults, strict=True) if fault]:
             raise self._diverged(f"the loss of {', '.join(bad)} is not finite")
         if self.weighter.observes:
             self.weighter.observe(self.state.global_step, self._by_unit(sums), self._by_unit(self.step_counts))
         self._step_losses.zero_()
+
+    def step_flags(self) -> list[float]:
+        """Numbers of this rank that are to be summed over all ranks at the end of a step."""
+        return []
+
+    def agree(self, flags: np.ndarray) -> None:
+        """Take the sums of `step_flags` over all ranks."""
+
+    def _summed(self, *parts: Tensor) -> Iterator[np.ndarray]:
+        """Sums over the ranks, float64, of 1-D tensors: one message, and one wait for its result."""
+        total = self.accelerator.reduce(torch.cat(parts), reduction="sum").cpu().double()
+        return (part.numpy() for part in total.split([len(part) for part in parts]))
 
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(f"step {self.state.global_step + 1}: {what}. {ADVICE}")
@@ -266,9 +303,12 @@ class VitwMixin(_Base):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Add a batch's losses to their tasks; overridden because the stock method averages over batches."""
         inputs = self._prepare_inputs(inputs)
-        token_tasks = target_tasks(inputs["labels"], inputs["vitw_task_ids"])
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses = model(**inputs).token_losses
+            outputs: TokenLosses = model(**inputs)
+        losses, positions = outputs.token_losses, outputs.positions
+        assert losses is not None
+        assert positions is not None
+        token_tasks = tasks_at(positions, inputs["vitw_task_ids"], inputs["labels"].shape[1])
         self._eval_losses += self._per_task(losses, token_tasks)
         self._eval_counts += torch.bincount(token_tasks, minlength=len(self.task_names))
         return losses.new_zeros(()), None, None
@@ -308,3 +348,23 @@ class VitwMixin(_Base):
         if not file.is_file():
             raise ValueError(f"{checkpoint} has no {WEIGHTER_FILE}: it was not written by a trainer with weighted loss")
         self.weighter.load_state_dict(json.loads(file.read_text()))
+
+
+class _Batches:
+    """The micro-batches of a step, each fetched when its turn comes, but the first one at once.
+
+    With its first batch a data loader draws from torch's generator. The Trainer sets that of a resumed run after this.
+    """
+
+    def __init__(self, iterator: Iterator, number: int) -> None:
+        self.iterator = iterator
+        self.number = number
+        self.first = next(iterator)
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield self.first
+        for _ in range(1, self.number):
+            yield next(self.iterator)

@@ -2,6 +2,9 @@
 
 Every rank must run the same number of micro-batches. Stock data loaders reach that by repeating samples, which then
 weigh double. Here the epoch is filled up with blanks instead: samples whose labels are all ignored.
+
+Where batches have no padding, the samples of an optimizer step are dealt to the ranks so that each has nearly the same
+number of tokens: the others wait for the slowest. The weighted loss does not depend on who computes a sample.
 """
 
 from __future__ import annotations
@@ -135,16 +138,28 @@ class EpochBatchSampler(Sampler[list[int]]):
     Rank r of R takes batches r, r + R, … (the data loader's sharding), so the samples of an optimizer step are the
     same for 1 rank × accumulation 4 and 2 ranks × accumulation 2. With `step_size` G every step has G samples of its
     own, and is filled up by itself: 6 ranks × 2 batches of 11 take 128 samples and 4 blanks.
+
+    Args:
+        lengths: int[num_samples], tokens of each sample, where batches have no padding. The samples of a step are then
+            dealt to all batches of all ranks evenly. With padding a batch costs what its longest sample does, and the
+            order of the epoch decides.
     """
 
     def __init__(
-        self, order: EpochOrder, num_samples: int, batch_size: int, num_ranks: int, step_size: int | None = None
+        self,
+        order: EpochOrder,
+        num_samples: int,
+        batch_size: int,
+        num_ranks: int,
+        step_size: int | None = None,
+        lengths: npt.ArrayLike | None = None,
     ) -> None:
         self.order = order
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.num_ranks = num_ranks
         self.step_size = step_size or num_samples
+        self.lengths = None if lengths is None else np.asarray(lengths)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -154,15 +169,58 @@ class EpochBatchSampler(Sampler[list[int]]):
         whole, rest = divmod(self.num_samples, max(1, self.step_size))
         return whole * self._batches_of(self.step_size) + self._batches_of(rest)
 
+    def steps(self) -> list[npt.NDArray[np.int64]]:
+        """The samples of each optimizer step of the epoch, over all ranks and without blanks."""
+        indices = self.order(self.epoch)
+        size = max(1, self.step_size)
+        return [indices[first : first + size] for first in range(0, len(indices), size)]
+
+    def batches_of_step(self, step: int) -> int:
+        """The batches that each rank takes in step `step` of an epoch."""
+        samples = min(self.step_size, self.num_samples - step * self.step_size)
+        return self._batches_of(samples) // self.num_ranks
+
     def _batches_of(self, samples: int) -> int:
         """The batches, over all ranks, that hold so many samples."""
         return -(-samples // (self.batch_size * self.num_ranks)) * self.num_ranks
 
     def __iter__(self) -> Iterator[list[int]]:
-        indices = self.order(self.epoch)
-        for first in range(0, len(indices), max(1, self.step_size)):
-            step = indices[first : first + self.step_size]
+        for step in self.steps():
             blanks = self._batches_of(len(step)) * self.batch_size - len(step)
             padded = np.concatenate([step, self.num_samples + np.arange(blanks)])
-            for start in range(0, len(padded), self.batch_size):
-                yield padded[start : start + self.batch_size].tolist()
+            batches = padded.reshape(-1, self.batch_size)
+            if self.lengths is not None:
+                # A blank is sample 0 once more.
+                lengths = self.lengths[np.where(padded < self.num_samples, padded, 0)]
+                batches = padded[deal(lengths, self.num_ranks, len(batches) // self.num_ranks)]
+            yield from batches.tolist()
+
+
+def deal(lengths: npt.ArrayLike, num_ranks: int, num_batches: int = 1) -> npt.NDArray[np.int64]:
+    """Deal the samples of a step to R ranks so that each has nearly the same number of tokens, and so its A batches.
+
+    Args:
+        lengths: int[R × A × b], tokens of the samples.
+        num_ranks: R.
+        num_batches: A, the batches of a rank.
+
+    Returns:
+        int64[A × R, b], places in `lengths`; rank r takes rows r, r + R, …, the one with the most tokens first.
+    """
+    lengths = np.asarray(lengths)
+    shares = _in_rounds(lengths, np.arange(len(lengths)), num_ranks)
+    batches = np.stack([_in_rounds(lengths, share, num_batches) for share in shares], axis=1)  # [A, R, b]
+    most_first = np.argsort(-lengths[batches].sum(-1), axis=0, kind="stable")
+    return np.take_along_axis(batches, most_first[:, :, None], axis=0).reshape(num_ranks * num_batches, -1)
+
+
+def _in_rounds(lengths: npt.NDArray[np.int64], samples: npt.NDArray[np.int64], hands: int) -> npt.NDArray[np.int64]:
+    """Deal `samples` in rounds, longest first; of a round the longest goes to the hand with the fewest tokens."""
+    rounds = samples[np.argsort(-lengths[samples], kind="stable")].reshape(-1, hands)
+    dealt = np.empty(rounds.shape[::-1], dtype=np.int64)
+    totals = np.zeros(hands, dtype=np.int64)
+    for number, cards in enumerate(rounds):
+        fewest = np.argsort(totals, kind="stable")
+        dealt[fewest, number] = cards
+        totals[fewest] += lengths[cards]
+    return dealt

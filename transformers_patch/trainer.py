@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import (
     PreTrainedModel,
@@ -60,7 +60,11 @@ class VitwTrainer(VitwMixin, Trainer):
     Args:
         task_names: names of the T tasks in the order of `vitw_task_ids`.
         weighter: the weighting method over N units.
+        train_dataset: its `task_ids` and `target_tokens`, both int[samples], tell each task's target tokens of a step
+            beforehand; without them a step's batches are fetched before its first forward.
         train_order: epoch → permutation of the training samples; None shuffles them by (data_seed or seed, epoch).
+        even_ranks: deal the samples of a step to the batches of all ranks by `train_dataset.lengths` int[samples]; for
+            batches without padding.
         load_model: folder of a full checkpoint → model, to resume from; None is the model class's `from_pretrained`.
         kwargs: `task_units` and `vocab_size` of the mix-in, and whatever the stock Trainer takes.
     """
@@ -75,13 +79,17 @@ class VitwTrainer(VitwMixin, Trainer):
         task_names: Sequence[str],
         weighter: Weighter,
         train_order: EpochOrder | None = None,
+        even_ranks: bool = False,
         load_model: Callable[[str], PreTrainedModel] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, args, task_names=task_names, weighter=weighter, task_column=None, **kwargs)
         self.train_order = train_order
+        self.even_ranks = even_ranks
         self.load_model = load_model
         self.add_callback(_NoGradientsOfInputs())
+        self._epoch_steps: list[np.ndarray] | None = None
+        self._next_step = 0
         self.preemption = Preemption()
         self.add_callback(self.preemption)
 
@@ -98,16 +106,23 @@ class VitwTrainer(VitwMixin, Trainer):
         self.args.check_batch()
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         order = self.train_order or shuffled(len(dataset), seed)
-        self._train_batches = self._batches(dataset, order, self.args.train_batch_size, self.args.samples_per_step)
+        size, of_step = self.args.train_batch_size, self.args.samples_per_step
+        lengths = dataset.lengths if self.even_ranks else None
+        self._train_batches = EpochBatchSampler(order, len(dataset), size, self.args.world_size, of_step, lengths)
         return self._loader(dataset, self._train_batches)
 
     def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
-        """Tell the sampler its epoch, then run it.
+        """Tell the sampler its epoch and the first step of it, then run it.
 
         Overridden because the stock code does not reach the sampler of a resumed epoch on several ranks, and no public
         hook comes before an epoch's first batch is drawn.
         """
         self._train_batches.set_epoch(kwargs["epoch"])
+        resumed = kwargs["epoch"] == kwargs["epochs_trained"] and kwargs["resume_from_checkpoint"] is not None
+        batches_done = kwargs["steps_trained_in_current_epoch"] if resumed and not self.args.ignore_data_skip else 0
+        self._next_step = batches_done // self.args.gradient_accumulation_steps
+        if hasattr(self.train_dataset, "target_tokens"):
+            self._epoch_steps = self._train_batches.steps()
         super()._run_epoch(**kwargs)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
@@ -117,12 +132,8 @@ class VitwTrainer(VitwMixin, Trainer):
             dataset = cast(dict[str, Any], self.eval_dataset)[dataset]
         if dataset is None:
             raise ValueError("evaluation needs an eval_dataset")
-        return self._loader(dataset, self._batches(dataset, sequential(len(dataset)), self.args.eval_batch_size))
-
-    def _batches(
-        self, dataset: Any, order: EpochOrder, batch_size: int, step_size: int | None = None
-    ) -> EpochBatchSampler:
-        return EpochBatchSampler(order, len(dataset), batch_size, self.args.world_size, step_size)
+        order, size = sequential(len(dataset)), self.args.eval_batch_size
+        return self._loader(dataset, EpochBatchSampler(order, len(dataset), size, self.args.world_size))
 
     def _loader(self, dataset: Any, batches: EpochBatchSampler) -> DataLoader:
         args = self.args
@@ -140,12 +151,29 @@ class VitwTrainer(VitwMixin, Trainer):
 
     # ---- one optimizer step
 
-    def _sum_over_ranks(self, counts: Tensor, device: torch.device) -> np.ndarray:
-        """Counts of tokens, and with them whether any rank was asked to stop."""
-        flag = counts.new_tensor([self.preemption.requested])
-        totals = super()._sum_over_ranks(torch.cat([counts, flag]), device)
-        self.preemption.agreed = bool(totals[-1])
-        return totals[:-1]
+    def known_counts(self, num_batches: int) -> np.ndarray | None:
+        """n_k of the step from `target_tokens` of the data set, if it has them.
+
+        Overridden because the sampler says which samples all ranks have in the step, so that no rank has to fetch its
+        batches first, nor to hear of those of others.
+        """
+        if self._epoch_steps is None:
+            return None
+        dataset: Any = self.train_dataset
+        step, self._next_step = self._next_step, self._next_step + 1
+        if num_batches != self._train_batches.batches_of_step(step):
+            raise RuntimeError(f"step {step + 1} of the epoch is not of {num_batches} micro-batches")
+        samples = self._epoch_steps[step]
+        tasks, counts = dataset.task_ids[samples], dataset.target_tokens[samples]
+        return np.bincount(tasks, weights=counts, minlength=len(self.task_names)).astype(np.int64)
+
+    def step_flags(self) -> list[float]:
+        """Whether this rank was asked to stop."""
+        return [float(self.preemption.requested)]
+
+    def agree(self, flags: np.ndarray) -> None:
+        """Stop after this step where any rank was asked to."""
+        self.preemption.agreed = bool(flags[0])
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm of the step's gradient, before the optimizer's step (DeepSpeed: after); it is the same on all ranks.

@@ -30,7 +30,7 @@ class InstructionDataset(Dataset[dict[str, Any]]):
     """The samples of an index.
 
     `task_names` gives the order that task ids refer to; `task_ids` int32[n]; `lengths` int32[n], the tokens S of each
-    sample; `has_image` bool[n]. None of them opens an image.
+    sample; `target_tokens` int64[n], those that it is trained on; `has_image` bool[n]. None of them opens an image.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class InstructionDataset(Dataset[dict[str, Any]]):
         self.task_names: list[str] = list(self.store.summary["task_names"])
         self.task_ids: NDArray[np.int32] = self.store.column("task_id")
         self.lengths: NDArray[np.int32] = self.store.column("length")
+        self.target_tokens: NDArray[np.int64] = self.store.target_tokens()
         self.has_image: NDArray[np.bool_] = self.store.has_image()
 
     def __len__(self) -> int:

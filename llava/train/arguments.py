@@ -121,7 +121,11 @@ class DataArguments:
     lazy_preprocess: bool = _arg(True, "Only True: samples are always read on demand from a memory-mapped index.")
     is_multimodal: bool = _arg(True, "Only True; text-only samples are fine.")
     bad_samples: str = _arg("error", "Stop at bad records, or skip, count and list them.", choices=["error", "skip"])
-    packing: bool = _arg(False, "Lay a micro-batch's samples end to end into rows of --model_max_length.")
+    packing: bool | None = _arg(
+        None,
+        "Lay a micro-batch's samples end to end, in one row under flash attention, else in rows of --model_max_length "
+        "(none: under flash attention).",
+    )
     index_cache_dir: str | None = _arg(None, "Where data indices are kept (none: ~/.cache/visatb/index).")
     preprocess_workers: int | None = _arg(None, "Processes that build the index (none: by the number of cores).")
     task_names: list[str] = field(

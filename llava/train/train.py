@@ -261,6 +261,8 @@ def make_trainer(
         keep_masters(wrapped)
     sampled = data.apply_weights == "sampling"
     units = len(tasks.unit_names)
+    flash = "flash" in str(model.attn_implementation)
+    packing = flash if data.packing is None else data.packing
     return LlavaTrainer(
         wrapped,
         training,
@@ -269,14 +271,13 @@ def make_trainer(
         weighter=EqualWeighting(units) if sampled else training.make_weighter(units, tasks.weights),
         task_units=tasks.units,
         train_order=train_order(data, training, tasks, train_set),
+        even_ranks=packing,
         vocab_size=source.family.real_vocab_size(net.config),
         before_first_step=_loss_check(source, training, train_set, data.packing, str(model.attn_implementation)),
         load_model=lambda path: source.family.load_model(path, dtype=dtype),
         train_dataset=train_set,
         eval_dataset=eval_set,
-        data_collator=Collator(
-            source.processor, training.model_max_length, data.packing, "flash" in str(model.attn_implementation)
-        ),
+        data_collator=Collator(source.processor, training.model_max_length, packing, flash),
         processing_class=source.processor,
     )
 
