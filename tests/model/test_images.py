@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llava.model.families.llava import square_image_processor
 from llava.model.family import family_of
+from llava.model.pixels import SquarePixels
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -90,3 +92,34 @@ def test_processor_counts_and_batches(built):
     assert batch.shape == (2, 3, SIDE, SIDE)
     assert torch.equal(batch[0], processor.pixel_inputs([picture(30, 20)])["pixel_values"][0])
     assert processor.num_image_tokens(20, 30) == 4 == built[0].config.image_seq_length
+
+
+@pytest.mark.parametrize("pad", [True, False])
+@pytest.mark.parametrize("side", [28, 336])
+def test_pixels_are_those_of_transformers_to_the_bit(pad, side):
+    """Upright, wide, square, of the final size, thin and tiny images."""
+    stock = square_image_processor(side, pad)
+    random = np.random.default_rng(0)
+    for height, width in ((20, 30), (336, 336), (480, 640), (641, 427), (33, 500), (28, 28), (1, 7), (335, 337)):
+        image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        pixels = SquarePixels(stock)([image])
+        expected = stock([image], return_tensors="pt")["pixel_values"]
+        assert pixels.dtype == expected.dtype
+        assert torch.equal(pixels, expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("do_center_crop", False), ("do_rescale", False), ("size", {"height": 30, "width": 40}), ("crop", 64)],
+)
+def test_unusual_settings_are_transformers_own_work(setting, value):
+    more = {"crop_size": {"height": value, "width": value}} if setting == "crop" else {setting: value}
+    stock = LlavaImageProcessorPil(**{"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}, **more})
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    assert torch.equal(SquarePixels(stock)([image]), stock([image], return_tensors="pt")["pixel_values"])
+
+
+def test_usual_images_do_not_pass_through_transformers(monkeypatch):
+    stock = square_image_processor(28)
+    monkeypatch.setattr(type(stock), "__call__", lambda *_, **__: pytest.fail("not by the table"))
+    assert SquarePixels(stock)([Image.new("RGB", (30, 20))]).shape == (1, 3, 28, 28)

@@ -22,6 +22,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from llava.data.images import MAX_PIXELS
 from llava.model.family import Family, Processor, layers_behind, saved_template
+from llava.model.pixels import SquarePixels
 from llava.model.projector import projector_for, vision_of
 from llava.model.tokenizer import SENTENCEPIECE_FILE, load_tokenizer, sentencepiece_file
 
@@ -55,6 +56,7 @@ class LlavaSquareProcessor(Processor):
     ) -> None:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
+        self._pixels = SquarePixels(image_processor)
         self.default_template = default_template
         self.image_token_id = config.image_token_index
         self.patch_size: int = vision_of(config).patch_size
@@ -74,7 +76,9 @@ class LlavaSquareProcessor(Processor):
 
     def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """``pixel_values: float32[n, 3, image_size, image_size]``."""
-        return {"pixel_values": self.image_processor(list(images), return_tensors="pt")["pixel_values"]}
+        if self._pixels.stock is not self.image_processor:
+            self._pixels = SquarePixels(self.image_processor)
+        return {"pixel_values": self._pixels(images)}
 
     def blank_image(self) -> Image.Image:
         return Image.new("RGB", (self.image_size, self.image_size))
