@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("visatb.commands.init:main", "write an experiment file for a folder of LLaVA JSON files"),
     "report": ("visatb.commands.report:main", "make an experiment's report (again)"),
     "zeroshot": ("llava.eval.run:main", "answer and score the zero-shot benchmarks"),
-    "train": ("llava.train.train:main", "fine-tune a multimodal model under a task-weighting method"),
+    "train": ("llava.train.usage:main", "fine-tune a multimodal model under a task-weighting method"),
     "convert": (
         "visatb.commands.convert:main",
         "convert data: LLaVA JSON, messages, parquet, other trainers",

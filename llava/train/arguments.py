@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import is_torch_tf32_available
 
+from llava.train.usage import unknown_arguments
 from llava.train.values import faults
 from transformers_patch.arguments import VitwTrainingArguments, WeightingArguments
 from transformers_patch.weighter import WEIGHTERS
@@ -261,11 +261,17 @@ class _Parser(HfArgumentParser):
             if action.dest not in shown or action.const is False:  # the --no_… twin of a switch
                 action.help = argparse.SUPPRESS
 
-    def unknown(self, flags: Sequence[str]) -> UsageError:
-        known = list(self._option_string_actions)
-        hints = {flag: get_close_matches(flag, known, n=1) for flag in flags if flag.startswith("--")}
-        text = ", ".join(flag + (f" (did you mean {near[0]}?)" if near else "") for flag, near in hints.items())
-        return UsageError(f"unknown arguments: {text or ' '.join(flags)}")
+    def unknown(self, words: Sequence[str]) -> UsageError:
+        return UsageError(unknown_arguments(words, list(self._option_string_actions)))
+
+
+def make_parser() -> _Parser:
+    """The parser of a training command line."""
+    return _Parser(
+        prog="visatb train",
+        usage="visatb train --model_name_or_path MODEL --data_path FILE … --image_folder FOLDER --output_dir FOLDER …",
+        description="Fine-tune a multimodal model under a task-weighting method (docs/training.md).",
+    )
 
 
 def parse_arguments(argv: Sequence[str] | None = None, start: bool = True) -> ArgumentTriple:
@@ -279,11 +285,7 @@ def parse_arguments(argv: Sequence[str] | None = None, start: bool = True) -> Ar
         UsageError: an unknown flag, a missing or contradictory value, a file that does not exist.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(
-        prog="visatb train",
-        usage="visatb train --model_name_or_path MODEL --data_path FILE … --image_folder FOLDER --output_dir FOLDER …",
-        description="Fine-tune a multimodal model under a task-weighting method (docs/training.md).",
-    )
+    parser = make_parser()
     if "--help_all" in argv:
         parser.print_help()
         parser.exit()

@@ -7,8 +7,14 @@ by the training that follows.
 
 from __future__ import annotations
 
-import logging
 import sys
+
+if __name__ == "__main__":
+    from llava.train.usage import answer_or_go_on
+
+    answer_or_go_on([word for word in sys.argv[1:] if word != "--all_images"])
+
+import logging
 from collections.abc import Sequence
 
 from eval.errors import bad_input

@@ -5,11 +5,17 @@ Everything that can be wrong with a command line, its files and its data is foun
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    from llava.train.usage import answer_or_go_on
+
+    answer_or_go_on(sys.argv[1:])
+
 import logging
 import os
 import shutil
 import signal
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence

@@ -2,10 +2,14 @@
 
 import os
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from llava.train import usage, usage_text
 from llava.train.arguments import UsageError, parse_arguments
 
 COMMON = """
@@ -107,6 +111,41 @@ def test_help_shows_ours_and_hides_the_rest(capsys):
     with pytest.raises(SystemExit):
         parse_arguments(["--help_all"])
     assert "--hub_token" in capsys.readouterr().out
+
+
+def test_the_written_help_and_flags_are_the_parsers():
+    """If not: python -m llava.train.usage > new.py && mv new.py llava/train/usage_text.py"""
+    assert Path(usage_text.__file__).read_text() == usage.written()
+
+
+@pytest.mark.parametrize("module", ["llava.train.train", "llava.train.check", "visatb.cli"])
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        ("--help", 0, "--visatb_weights"),
+        ("--model_name_or_path m --output_dir o", 2, "error: --data_path is missing"),
+        ("--model_name_or_path m --output_dir=o --data_path d --lora_alfa 8", 2, "did you mean --lora_alpha"),
+    ],
+)
+def test_help_and_slips_need_no_torch(module, words, code, text):
+    train = ["train"] if module == "visatb.cli" else []
+    command = [sys.executable, "-X", "importtime", "-m", module, *train, *words.split()]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == code
+    assert text in done.stdout + done.stderr
+    assert not [line for line in done.stderr.splitlines() if line.endswith(("| torch", "| transformers", "| numpy"))]
+
+
+def test_a_rank_but_the_first_says_nothing_of_a_slip(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert usage.answer(["--model_name_or_path", "m"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_another_transformers_is_asked_itself(monkeypatch):
+    monkeypatch.setattr(usage_text, "TRANSFORMERS", "4.0")
+    assert usage.answer(["--help"]) is None
 
 
 def test_a_token_goes_to_the_environment_and_into_no_file(parse, tmp_path, monkeypatch):
