@@ -28,8 +28,9 @@ _TOKEN_KEYS = ("input_ids", "labels", "vitw_task_ids")
 class Collator:
     """Makes a batch of samples.
 
-    Unpacked: `input_ids`, `labels`, `attention_mask` int64[B, S], `vitw_task_ids` int64[B], the pixel inputs of all
-    samples one after the other, and the family's further inputs per token.
+    Unpacked: `input_ids`, `labels` int64[B, S], `vitw_task_ids` int64[B], the pixel inputs of all samples one after the
+    other, and the family's further inputs per token. `attention_mask` int64[B, S] is there only where the family needs
+    it: attention kernels are slower with one, and in causal attention no token sees the padding to its right.
 
     Packed: rows of at most `model_max_length` tokens, each of several samples; no `attention_mask`; `vitw_task_ids`
     int64[B, S]; `position_ids` int64[B, S] (int64[R, B, S] for R > 1) begin anew with each sample, and with the padding
@@ -67,10 +68,11 @@ class Collator:
         size = max(len(sample["input_ids"]) for sample in samples)
         input_ids = self._rows([sample["input_ids"] for sample in samples], size, self.pad_token_id)
         lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
+        mask = {"attention_mask": (torch.arange(size) < lengths[:, None]).long()}
         return {
             "input_ids": input_ids,
             "labels": self._rows([sample["labels"] for sample in samples], size, IGNORE_INDEX),
-            "attention_mask": (torch.arange(size) < lengths[:, None]).long(),
+            **(mask if self.processor.needs_padding_mask else {}),
             "vitw_task_ids": torch.tensor([sample["vitw_task_ids"] for sample in samples]),
             **self._pixels(samples),
             **self.processor.row_inputs(input_ids),

@@ -60,6 +60,7 @@ class Processor(ABC):
     image_processor: Any
     image_text: str  # what one "<image>" of the data becomes in the prompt: exactly one placeholder token in it
     image_token_id: int  # that placeholder's id; num_image_tokens tokens take its place, mostly itself repeated
+    needs_padding_mask: bool = True  # False: attention is causal, so that no token sees padding to its right
     default_template: str  # name in llava.conversation.conv_templates, or "chat" for the tokenizer's own
     in_parts = False
     """Whether the chat template takes a turn as a list of texts and images, and writes ``image_part`` for an image."""

@@ -55,18 +55,17 @@ def test_padded_batch(family, request):
     samples = three_samples(processor)
     batch = Collator(processor, 256)(samples)
     size = max(len(one["input_ids"]) for one in samples)
-    assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape == (3, size)
+    assert batch["input_ids"].shape == batch["labels"].shape == (3, size)
     for row, one in enumerate(samples):
         length = len(one["input_ids"])
         assert torch.equal(batch["input_ids"][row, :length], one["input_ids"])
         assert torch.equal(batch["labels"][row, :length], one["labels"])
-        assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (size - length)
         assert (batch["labels"][row, length:] == IGNORE_INDEX).all()
         assert (batch["input_ids"][row, length:] == processor.tokenizer.pad_token_id).all()
     assert batch["vitw_task_ids"].tolist() == [2, 0, 1]
     assert torch.equal(batch["pixel_values"], torch.cat([samples[0]["pixel_values"], samples[2]["pixel_values"]]))
     extra = {"image_grid_thw", "mm_token_type_ids"} if family == "qwen" else set()
-    assert set(batch) == {"input_ids", "labels", "attention_mask", "vitw_task_ids", "pixel_values"} | extra
+    assert set(batch) == {"input_ids", "labels", "vitw_task_ids", "pixel_values"} | extra
     if family == "qwen":
         assert torch.equal(batch["mm_token_type_ids"] == 1, batch["input_ids"] == processor.image_token_id)
         assert len(batch["image_grid_thw"]) == 3

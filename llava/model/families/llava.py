@@ -46,6 +46,7 @@ class LlavaSquareProcessor(Processor):
     """Every image becomes one square, so every image takes the same number of tokens."""
 
     image_text = IMAGE_TOKEN
+    needs_padding_mask = False
 
     def __init__(
         self,

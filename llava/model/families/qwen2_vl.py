@@ -30,6 +30,7 @@ class QwenProcessor(Processor):
     """An image takes as many tokens as its resized pixels have merged patches."""
 
     image_text = f"<|vision_start|>{IMAGE_PAD}<|vision_end|>"
+    needs_padding_mask = False
 
     def __init__(
         self,
