@@ -4,7 +4,7 @@
 
 Each figure is CPU time (user and system) of one process with one thread, so that other work on the machine matters
 little. Both checkouts run in turn, in fresh processes, `--rounds` times; the result holds the median and the range.
-Cost: `index` about 3 CPU minutes, the others less.
+Cost: `index` about 3 CPU minutes, `images` and `start` one, `ranks` (not a time, and of this checkout alone) seconds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -112,6 +113,61 @@ def index_map(folder: Path) -> dict[str, float]:
     return figures
 
 
+def images(folder: Path) -> dict[str, float]:
+    """CPU ms an image of what LLaVA-1.5 does to pixels, without the decoding of the file."""
+    import numpy as np
+    from PIL import Image
+
+    from benchmarks.data import make_processor
+
+    processor = make_processor(folder / "tokenizer")
+    random = np.random.default_rng(0)
+    figures = {}
+    for height, width, times in ((480, 640, 20), (768, 1024, 12), (1536, 2048, 6)):
+        image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        processor.pixel_inputs([image])
+        start = cpu()
+        for _ in range(times):
+            processor.pixel_inputs([image])
+        figures[f"ms an image of {width} × {height}"] = (cpu() - start) / times * 1e3
+    return figures
+
+
+def start(folder: Path) -> dict[str, float]:
+    """CPU s of the training command's help, and of a flag that nobody knows."""
+    figures = {}
+    slip = ["--model_name_or_path", "m", "--data_path", __file__, "--output_dir", str(folder / "o"), "--lora_alfa", "8"]
+    for name, words in (("help", ["--help"]), ("an unknown flag", slip)):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "llava.train.train", *words], capture_output=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        figures[f"s, {name}"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return figures
+
+
+def ranks(folder: Path) -> dict[str, float]:
+    """Tokens of the slowest rank ÷ the mean, 8 ranks of 16 samples without padding: as they came, and dealt.
+
+    Lengths are like those of LLaVA's data: 70% with an image of 576 tokens, and a text of 120 tokens in the mean; the
+    steps hold one kind, longest first, as `--group_by_modality_length` has them.
+    """
+    import numpy as np
+
+    from llava.data.order import ModalityLengthOrder
+    from transformers_patch.sampler import EpochBatchSampler
+
+    random = np.random.default_rng(0)
+    has_image = random.random(12_800) < 0.7
+    lengths = np.where(has_image, 576, 60) + random.gamma(2, 60, len(has_image)).astype(int)
+    order = ModalityLengthOrder(lengths, has_image, 128, 0)
+    figures = {}
+    for name, given in (("in order of length", None), ("dealt", lengths)):
+        batches = EpochBatchSampler(order, len(lengths), 16, 8, 128, given)
+        work = lengths[np.array(list(batches))].sum(1).reshape(-1, 8)
+        figures[f"slowest rank ÷ mean, {name}"] = float((work.max(1) / work.mean(1)).mean())
+    return figures
+
+
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
@@ -126,7 +182,9 @@ def make_index_data(folder: Path) -> None:
         write_data(folder / name, RECORDS, images)
 
 
-PARTS: dict[str, Callable[[Path], dict[str, float]]] = {"index": index, "index_map": index_map}
+PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
+    part.__name__: part for part in (index, index_map, images, start, ranks)
+}
 BESIDE = {"index": "index_map"}
 """What is measured in turn with a part, in this checkout."""
 PREPARE: dict[str, Callable[[Path], None]] = {"index": make_index_data}
