@@ -171,7 +171,7 @@ class TrainingArguments(VitwTrainingArguments):
     weight_method: str | None = _arg(
         None, "Task weighting method (none: VisATB with --visatb_weights, else EW).", choices=list(WEIGHTERS)
     )
-    optim: str = _arg("adamw_torch", "Optimizer (transformers' names).")
+    optim: str = _arg("adamw_torch_fused", "Optimizer (transformers' names).")
     model_max_length: int = _arg(2048, "Longest sample in tokens, image tokens included; longer ones are cut.")
     group_by_modality_length: bool = _arg(
         False, "Batch samples of like length, text-only ones apart (every rank's work is even)."
