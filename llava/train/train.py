@@ -268,7 +268,9 @@ def make_trainer(
     sampled = data.apply_weights == "sampling"
     units = len(tasks.unit_names)
     flash = "flash" in str(model.attn_implementation)
-    packing = flash if data.packing is None else data.packing
+    packing = data.packing
+    if packing is None:  # rows without padding cost nothing there, and every kind of model that bears it gets them
+        packing = flash and source.family.why_not_packed(source.processor) is None
     return LlavaTrainer(
         wrapped,
         training,
@@ -279,7 +281,7 @@ def make_trainer(
         train_order=train_order(data, training, tasks, train_set),
         even_ranks=packing,
         vocab_size=source.family.real_vocab_size(net.config),
-        before_first_step=_loss_check(source, training, train_set, data.packing, str(model.attn_implementation)),
+        before_first_step=_loss_check(source, training, train_set, packing, str(model.attn_implementation)),
         load_model=lambda path: source.family.load_model(path, dtype=dtype),
         train_dataset=train_set,
         eval_dataset=eval_set,

@@ -38,6 +38,9 @@ model:
   --lora_bias {none,all,lora_only}
                                 Biases that learn with LoRA.
   --lora_weight_path            Adapter to go on from (with --lora_enable).
+  --vision_modules              Module paths of the vision tower, with commas (none: found by itself).
+  --projector_modules           Module paths of the projector, with commas (none: found by itself).
+  --language_modules            Paths of language model and head, with commas (none: found by itself).
 
 data and tasks:
   --data_path                   Training data: one or more JSON or JSONL files in LLaVA's format with `task`.
@@ -46,9 +49,10 @@ data and tasks:
   --image_aspect_ratio {pad,square}
                                 LLaVA: pad to a square with the mean colour, or square: resize and crop the
                                 middle (none: the checkpoint's own, or pad).
-  --image_min_pixels            Qwen: smaller images are enlarged (none: the checkpoint's own).
-  --image_max_pixels            Qwen: larger images are scaled down (none: the checkpoint's own, but an image
-                                takes at most 5/8 of --model_max_length). Kept with the model, for inference.
+  --image_min_pixels            Qwen and others: smaller images are enlarged (none: the checkpoint's own).
+  --image_max_pixels            Qwen and others: larger images are scaled down (none: the checkpoint's own, but
+                                an image takes at most 5/8 of --model_max_length). Kept with the model, for
+                                inference.
   --lazy_preprocess             Only True: samples are always read on demand from a memory-mapped index.
   --is_multimodal               Only True; text-only samples are fine.
   --bad_samples {error,skip}    Stop at bad records, or skip, count and list them.
@@ -306,6 +310,8 @@ FLAGS = frozenset(
         "--label-smoothing-factor",
         "--label_names",
         "--label_smoothing_factor",
+        "--language-modules",
+        "--language_modules",
         "--lazy-preprocess",
         "--lazy_preprocess",
         "--learning-rate",
@@ -429,6 +435,8 @@ FLAGS = frozenset(
         "--pretrain-mm-mlp-adapter",
         "--pretrain_mm_mlp_adapter",
         "--project",
+        "--projector-modules",
+        "--projector_modules",
         "--push-to-hub",
         "--push_to_hub",
         "--quant-type",
@@ -490,7 +498,9 @@ FLAGS = frozenset(
         "--version",
         "--visatb-weights",
         "--visatb_weights",
+        "--vision-modules",
         "--vision-tower",
+        "--vision_modules",
         "--vision_tower",
         "--warmup-ratio",
         "--warmup-steps",
