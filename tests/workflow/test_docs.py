@@ -11,6 +11,10 @@ from visatb.experiment import schema
 TEXT = (Path(__file__).parents[2] / "docs" / "experiment.md").read_text()
 
 
+OTHERS = ("source", "guards", "model", "tasks", "subsets", "weighting", "repeats", "launcher", "overrides")
+"""Fields of an experiment that are no setting by themselves: parts of several, and what its reader fills in."""
+
+
 @pytest.mark.parametrize(
     ("part", "prefix"),
     [
@@ -30,17 +34,7 @@ def test_every_setting_is_explained(part, prefix):
         names = re.findall(r"`([^`]+)`", cell)
         named |= {names[0].rpartition(".")[0] + name if name.startswith(".") else name for name in names}
     for name in (field.alias or name for name, field in part.model_fields.items()):
-        if name not in (
-            "source",
-            "guards",
-            "model",
-            "tasks",
-            "subsets",
-            "weighting",
-            "repeats",
-            "launcher",
-            "overrides",
-        ):
+        if name not in OTHERS:
             assert f"{prefix}{name}" in named, name
 
 
