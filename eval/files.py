@@ -21,8 +21,11 @@ from eval.errors import EvaluationError
 _BLOCK = 1 << 20
 
 
-def read_json(path: Path) -> Any:
-    """The JSON content of `path`; EvaluationError if it is missing, cut off, not UTF-8 JSON, or holds NaN or 1e400."""
+def read_json(path: Path, finite: bool = True) -> Any:
+    """The JSON content of `path`; EvaluationError if it is missing, cut off, not UTF-8 JSON, or holds NaN or 1e400.
+
+    Not `finite`: these are read as Python's numbers, of files that others write so.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -30,7 +33,7 @@ def read_json(path: Path) -> Any:
     except ValueError as error:
         raise EvaluationError(f"cannot read {str(path)!r}: {error}") from error  # a NUL in the name
     try:
-        return parse_json(content)
+        return parse_json(content) if finite else json.loads(content)
     except NoJsonNumberError as error:
         raise EvaluationError(f"{path}: {error}") from error
     except RecursionError as error:

@@ -261,8 +261,13 @@ class _Parser(HfArgumentParser):
             if action.dest not in shown or action.const is False:  # the --no_… twin of a switch
                 action.help = argparse.SUPPRESS
 
+    @property
+    def flags(self) -> list[str]:
+        """All flags that it knows, short ones too."""
+        return list(self._option_string_actions)
+
     def unknown(self, words: Sequence[str]) -> UsageError:
-        return UsageError(unknown_arguments(words, list(self._option_string_actions)))
+        return UsageError(unknown_arguments(words, self.flags))
 
 
 def make_parser() -> _Parser:

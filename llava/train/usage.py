@@ -77,7 +77,7 @@ def written() -> str:
     from llava.train.arguments import make_parser
 
     parser = make_parser()
-    flags = sorted(flag for action in parser._actions for flag in action.option_strings if flag.startswith("--"))
+    flags = sorted(flag for flag in parser.flags if flag.startswith("--"))
     parser.show_common_only()
     help_text = parser.format_help().replace("\\", "\\\\")
     lines = [

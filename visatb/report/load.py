@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from eval.answers import AnswerCounts, in_words, safe_name
 from eval.collect import PROXIES
 from eval.errors import EvaluationError
-from eval.files import read_if_there
+from eval.files import read_json
 from eval.repeats import repeat_name, split_repeat
 from eval.scores import Column, SampleFile, ScoreFile, missing_identity, read_scores
 from eval.weights import Weights, read_computed
@@ -261,7 +261,8 @@ def _trainings(folder: Path, names: Mapping[str, str]) -> tuple[dict[str, RunCar
 
 def _read_history(path: Path) -> list[dict[str, float]]:
     """The finite numbers of what transformers' Trainer logged, a step's each; empty where there is no such file."""
-    entries = (read_if_there(path) or {}).get("log_history")
+    content = read_json(path, finite=False) if path.is_file() else None
+    entries = content.get("log_history") if isinstance(content, dict) else None
     rows = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     return [{key: float(value) for key, value in row.items() if _is_number(value)} for row in rows]
 
