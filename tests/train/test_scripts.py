@@ -267,10 +267,12 @@ def check_finished(output: Path, script: str, stage: int) -> dict:
     ("script", "changed"),
     [
         ("pretrain.sh", {}),
-        ("finetune_academic_13b.sh", {"WEIGHT_METHOD": "DWA"}),
+        pytest.param("finetune_academic_13b.sh", {"WEIGHT_METHOD": "DWA"}, marks=pytest.mark.slow),
         ("finetune_chat.sh", {"LORA": 1, "VISATB_WEIGHTS": "1 0.5 2"}),
-        ("finetune_m3it.sh", {"VISATB_WEIGHTS": "1.0590 0.9048 1.0649 1.0037 0.9675"}),
-        ("finetune_qwen2vl.sh", {"WEIGHT_METHOD": "TLA"}),
+        pytest.param(
+            "finetune_m3it.sh", {"VISATB_WEIGHTS": "1.0590 0.9048 1.0649 1.0037 0.9675"}, marks=pytest.mark.slow
+        ),
+        pytest.param("finetune_qwen2vl.sh", {"WEIGHT_METHOD": "TLA"}, marks=pytest.mark.slow),
     ],
 )
 def test_scripts_run(script, changed, bench, tmp_path):
