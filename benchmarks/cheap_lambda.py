@@ -145,7 +145,8 @@ def mixed(lab: Lab, mini: float, large: float, count: int, **how: Any) -> Estima
     """C by losses of all proxies on all tasks, D by the answers of each task's own two models."""
     models = proxies(lab, mini, large, **how)
     content, cost = matrix(lab, models, "losses", count)
-    low, high = [], []
+    low: list[float] = []
+    high: list[float] = []
     for task in lab.world.tasks:
         for name, figures in (("mini", low), (task, high)):
             column, took = lab.answers(models[name], task, count)
@@ -164,7 +165,8 @@ def by_gradients(lab: Lab, mini: float, rows: int, amount: str = "tokens", curve
     world, tasks = lab.world, lab.world.tasks
     model, smaller = Training(sizes(lab, mini)), Training(sizes(lab, mini * curve))
     cost = trained(lab, {"mini": model, "smaller": smaller})
-    learning, judging = [], []
+    learning: list[Array] = []
+    judging: list[Array] = []
     for task in tasks:
         chosen = [world.train[task][i] for i in lab.order[task][model.sizes[task] :][:rows]]
         for found, part in ((learning, chosen), (judging, world.truths[task][:rows])):

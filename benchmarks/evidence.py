@@ -12,6 +12,7 @@ Result:   `run`: FOLDER/WORLD-SEED, a work folder of each world and seed, gone o
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,12 @@ from typing import Any
 import yaml
 
 from benchmarks.evidence_tables import write_tables
+from eval.files import write_json
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
+UNEVEN = {"caption": 1200, "region": 500, "vqa": 1000, "chart": 220, "ground": 500}
+"""Training samples of each tiny task in the proportions of ShareGPT4V, RefCOCO, VQAv2, ChartQA and RefCOCO's boxes."""
 PAPER = ["STL", "EW", "TLA", "RLW", "DWA", "IGB", "VisATB"]
 # World → the example it comes from, and what differs. What a world adds to another one is in evidence_tables.JOINED.
 WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -30,6 +34,18 @@ WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny_shrunken": ("tiny", {"methods": ["VisATB"], "weighting": {"shrink": "auto"}}),
     "tiny_equal_steps": ("tiny", {"methods": ["STL"], "stl_steps": "equal"}),
     "tiny_sampling": ("tiny", {"methods": ["VisATB"], "weighting": {"apply": "sampling"}}),
+    # Four variations that were named here before any of their results were seen: does VisATB beat EW where …
+    # … λ is less far from 1, as in Table 8's T = 1.0?
+    "tiny_t1": ("tiny", {"methods": ["VisATB"], "weighting": {"temperature": 1.0}}),
+    # … difficulty decides a quarter of λ, and not half of it?
+    "tiny_alpha": (
+        "tiny",
+        {"methods": ["VisATB"], "weighting": {"alpha": {"out": 0.5, "in": 0.25, "difficulty": 0.25}}},
+    ),
+    # … final models see half as much, and are further from what the data can teach?
+    "tiny_half": ("tiny", {"methods": ["EW", "VisATB"], "training": {"num_train_epochs": 0.5}}),
+    # … tasks are as uneven as the paper's Academic Benchmark (18k to 98k samples)?
+    "tiny_uneven": ("tiny", {"methods": ["EW", "VisATB"], "first": UNEVEN}),
     "nlvr": ("nlvr", {"methods": ["STL", "EW", "VisATB"]}),
     "null": ("null", {"methods": ["EW", "VisATB"]}),
 }
@@ -45,10 +61,20 @@ def experiment(world: str, seed: int, folder: Path) -> dict[str, Any]:
     content["model"]["path"] = str((EXAMPLES / content["model"]["path"]).resolve())
     content |= {key: value for key, value in changes.items() if not isinstance(value, dict)}
     for key, value in changes.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key != "first":
             content[key] = {**content.get(key, {}), **value}
+    for task, count in changes.get("first", {}).items():
+        content["tasks"][task]["train"] = str(_first(data / content["tasks"][task]["train"], count, folder.resolve()))
     content["subsets"] = {**content["subsets"], "seed": seed}
     return {**content, "name": f"{world} {seed}", "seed": seed}
+
+
+def _first(file: Path, count: int, folder: Path) -> Path:
+    """A file of the first `count` records of another one, in `folder`."""
+    target = folder / f"{file.stem}-first-{count}.json"
+    if not target.exists():
+        write_json(target, json.loads(file.read_text(encoding="utf-8"))[:count])
+    return target
 
 
 def prepare(world: str, seed: int, folder: Path) -> None:

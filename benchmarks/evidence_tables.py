@@ -36,6 +36,8 @@ NEAR = 0.05
 JOINED = {
     "tiny_shrunken": ("tiny", {"VisATB": "VisATB, shrunken λ"}),
     "tiny_equal_steps": ("tiny", {"STL": "STL, equal steps"}),
+    "tiny_t1": ("tiny", {"VisATB": "VisATB, T = 1"}),
+    "tiny_alpha": ("tiny", {"VisATB": "VisATB, α = ½, ¼, ¼"}),
     "tiny_sampling": ("tiny", {"VisATB": "VisATB, λ by sampling"}),
 }
 

@@ -106,8 +106,8 @@ class World:
         family = family_of(self.model.config)
         self.model.requires_grad_(False)
         for part in ("projector", "language"):
-            for module in family.find_modules(self.model, part):
-                module.requires_grad_(True)
+            for parameter in family.find_parameters(self.model, part):
+                parameter.requires_grad_(True)
         patch_forward(self.model, vocab_size=family.real_vocab_size(self.model.config))
         self.base = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
 
@@ -121,7 +121,8 @@ class World:
             dict.fromkeys(files, task),
         )
         index = build_index(files, settings, cache, "error", 1)
-        return list(InstructionDataset(index, self.experiment.image_folder, self.processor))
+        dataset = InstructionDataset(index, self.experiment.image_folder, self.processor)
+        return [dataset[number] for number in range(len(dataset))]
 
     @property
     def learning_rate(self) -> float:
