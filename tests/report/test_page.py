@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from tests.report.academic import HOSTILE, PAPER, TASKS, begun
@@ -591,3 +592,15 @@ def test_a_mean_over_repeats_has_the_standard_error_of_its_questions(bare: Path)
     assert cell.stderr == pytest.approx(np.std([1, 0.5, 1, 0], ddof=1) / 2)
     scores["test", "GQA", "EW#2"][0] = replace(scores["test", "GQA", "EW#2"][0], ids=list("abce"))
     assert twice.test_cells("GQA", "EW")[0].stderr is None  # other questions: what they share is not known
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_weights_that_are_sampling_ratios_are_handed_on_as_such(bare: Path) -> None:
+    path = bare / "experiment.yaml"
+    for apply, more in (("loss", ""), ("sampling", " --apply_weights sampling")):
+        content = yaml.safe_load(path.read_text())
+        content["weighting"] = {**content.get("weighting", {}), "apply": apply}
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        page = build(bare).read_text(encoding="utf-8")
+        assert embedded(page, "whatif-data")["applied"] == more
+        assert re.search(rf"--visatb_weights [\d. ]*\d{more}</code>", page)

@@ -155,7 +155,7 @@ def weights(run: Run) -> dict[str, Any] | None:
         "kind": interval_kind(weights),
         "condition": interval_condition(weights),
         "temperature": f"{weights['temperature']:.4g}",
-        "command": f"--task_names {names} --visatb_weights {values}",
+        "command": f"--task_names {names} --visatb_weights {values}{applied(run)}",
     }
 
 
@@ -188,7 +188,14 @@ def whatif(run: Run) -> dict[str, Any] | None:
         "temperature": weights["temperature"],
         "alpha": [weights["alpha"][part] for part in COMPONENTS],
         "guards": guards.slopes(run, units),
+        "applied": applied(run),
     }
+
+
+def applied(run: Run) -> str:
+    """The train flag, after a blank, that says how the weights are applied where it is not in the loss; else ""."""
+    apply = run.experiment.weighting.apply
+    return "" if apply == "loss" else f" --apply_weights {apply}"
 
 
 def _spread(value: float | None) -> str:

@@ -202,7 +202,7 @@ function command(given, state, weights) {
   });
   const quoted = (name) => (/^[\w@%+=:,./-]+$/.test(name) ? name : `'${name.replaceAll("'", `'"'"'`)}'`);
   return `--task_names ${given.tasks.map(quoted).join(" ")} --visatb_weights `
-    + given.tasks.map((task) => byTask[task].toFixed(4)).join(" ");
+    + given.tasks.map((task) => byTask[task].toFixed(4)).join(" ") + given.applied;
 }
 
 /* ---- predictions ---- */
