@@ -64,17 +64,14 @@ def experiment(world: str, seed: int, folder: Path) -> dict[str, Any]:
         if isinstance(value, dict) and key != "first":
             content[key] = {**content.get(key, {}), **value}
     for task, count in changes.get("first", {}).items():
-        content["tasks"][task]["train"] = str(_first(data / content["tasks"][task]["train"], count, folder.resolve()))
+        content["tasks"][task]["train"] = str(_first(folder, Path(content["tasks"][task]["train"]), count))
     content["subsets"] = {**content["subsets"], "seed": seed}
     return {**content, "name": f"{world} {seed}", "seed": seed}
 
 
-def _first(file: Path, count: int, folder: Path) -> Path:
-    """A file of the first `count` records of another one, in `folder`."""
-    target = folder / f"{file.stem}-first-{count}.json"
-    if not target.exists():
-        write_json(target, json.loads(file.read_text(encoding="utf-8"))[:count])
-    return target
+def _first(folder: Path, file: Path, count: int) -> Path:
+    """Where the first `count` records of a data file go."""
+    return folder.resolve() / f"{file.stem}-first-{count}.json"
 
 
 def prepare(world: str, seed: int, folder: Path) -> None:
@@ -83,6 +80,9 @@ def prepare(world: str, seed: int, folder: Path) -> None:
         return  # its source and its base are the user's to get (docs/nlvr.md); `visatb run` says what is missing
     if world != "null":
         visatb("prepare", "tiny", "--output", str(ROOT / "data" / "tiny"))
+        for task, count in WORLDS[world][1].get("first", {}).items():
+            [file] = (ROOT / "data" / "tiny").glob(f"{task}_train-*.json")
+            write_json(_first(folder, file, count), json.loads(file.read_text(encoding="utf-8"))[:count])
         return
     visatb("prepare", "tiny", "--scale", "2", "--output", str(ROOT / "data" / "tiny-2"))
     draft = folder / f"null-{seed}-data.yaml"

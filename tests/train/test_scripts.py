@@ -288,6 +288,7 @@ def test_scripts_run(script, changed, bench, tmp_path):
     assert (output / "adapter_model.safetensors").is_file() == ("LORA" in changed)
 
 
+@pytest.mark.slow
 def test_a_stopped_script_goes_on_in_its_folder(bench, tmp_path):
     """SIGTERM to the script: a checkpoint, then the same command finishes the run (and then finds it finished)."""
     script, output = "finetune_academic.sh", tmp_path / "out"
