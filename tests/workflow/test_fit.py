@@ -149,6 +149,14 @@ def test_sums_by_hand():
     assert (alone.weights, alone.gradients) == (shape.parameters * 4, shape.learning * 4)
     assert alone.optimizer == shape.learning * 8
     assert alone.activations == 2 * 150 * 10 * kept
+    two = memory_of(shape, Setup(2, 3, 0, False, True, 0, 50))  # DDP's buckets, autocast's copies
+    assert (two.weights, two.gradients) == (shape.parameters * 4 + shape.learning * 2, shape.learning * 8)
+    quantised = memory_of(shape, Setup(1, 3, 0, True, True, 8, 50, bits=4))
+    assert quantised.weights == language / 2 + (shape.parameters - language) * 2
+    adapters = 8 * 10 * (4 * 200 + 3 * 300)
+    assert quantised.gradients == (adapters + 110 * 100) * 4
+    alone = memory_of(shape, Setup(1, 3, 0, True, True, 0, 50, projector_only=True))
+    assert (alone.weights, alone.optimizer) == (shape.parameters * 2, 110 * 100 * 8)
 
 
 @pytest.mark.parametrize("name", ["academic", "m3it", "chat", "qwen2vl"])
@@ -219,20 +227,53 @@ def test_the_card_of_this_machine(line, card, tmp_path, monkeypatch):
     assert fit_module.shutil.which("nvidia-smi")
 
 
+def trained(work, model, seconds):
+    """A training of 40 samples that the work folder has done."""
+    (work / "models" / model).mkdir(parents=True)
+    (work / "models" / model / "run_card.json").write_text(json.dumps({"steps": 5, "global_batch_size": 8}))
+    steps = Layout(work).steps(model)
+    steps.parent.mkdir(parents=True, exist_ok=True)
+    steps.write_text(json.dumps({"train": {"key": "k", "done": True, "seconds": seconds}}))
+
+
 def test_measured_trainings_take_the_place_of_reckoning(tmp_path):
     experiment = load_experiment(write_experiment(tmp_path, {"a": {}, "b": {}}, global_batch_size=8))
-    work = tmp_path / "work"
-    (work / "data").mkdir(parents=True)
-    (work / "data" / "subsets.json").write_text("{}")
-    (work / "models" / "mini").mkdir(parents=True)
-    (work / "models" / "mini" / "run_card.json").write_text(json.dumps({"steps": 5, "global_batch_size": 8}))
-    steps = Layout(work).steps("mini")
-    steps.parent.mkdir(parents=True, exist_ok=True)
-    steps.write_text(json.dumps({"train": {"key": "k", "done": True, "seconds": 20.0}}))
-    plan = make_plan(experiment, work)
+    trained(tmp_path / "work", "mini", 20.0)
+    plan = make_plan(experiment, tmp_path / "work")
     for model in plan.models:
         assert model.train_seconds == pytest.approx(model.steps * 8 * 20.0 / 40)
     assert any("0.5 s a sample" in note for note in plan.notes)
+
+
+def test_proxies_that_train_otherwise_tell_nothing_of_final_runs(tmp_path):
+    experiment = load_experiment(write_experiment(tmp_path, {"a": {}, "b": {}}, global_batch_size=8, proxies="lora"))
+    trained(tmp_path / "work", "mini", 20.0)
+    seconds = {model.name: model.train_seconds for model in make_plan(experiment, tmp_path / "work").models}
+    assert seconds["plus_mini:a"] > 0
+    assert seconds["EW"] is None
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"optim": "adafactor"}, "optim: adafactor"),
+        ({"optim": "adamw_bnb_8bit"}, "optim: adamw_bnb_8bit"),
+        ({"unfreeze_mm_vision_tower": True}, "a freed vision tower"),
+        ({"deepspeed": "zero.json"}, "offloading"),
+    ],
+)
+def test_what_is_not_reckoned_with_is_said_and_not_refused(tmp_path, monkeypatch, training, said):
+    content = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}
+    (tmp_path / "zero.json").write_text(json.dumps(content))
+    model = {"path": SEVEN, "parameters": "7B"}
+    path = write_experiment(tmp_path, {"a": {}, "b": {}}, model=model, training=training)
+    plan = make_plan(load_experiment(path), card=CARDS["rtx4090-24"])
+    assert not any(fit.fits for fit in plan.fits)
+    assert f"memory is reckoned without {said}" in plan.notes
+    monkeypatch.setattr("visatb.workflow.checks.found_card", lambda: (CARDS["rtx4090-24"], 1))
+    with pytest.raises(ExperimentError) as caught:  # for the model, which is not there
+        validate(load_experiment(path), Layout(tmp_path / "work"))
+    assert "do not fit" not in str(caught.value)
 
 
 def test_validate_refuses_what_does_not_fit_this_machine(tmp_path, monkeypatch):

@@ -67,12 +67,11 @@ class Tower:
     layers: int
     patches: int
     tokens: int
-    gated: bool = False
 
     @property
     def parameters(self) -> int:
         """Parameters of its layers' matrices."""
-        return self.layers * (4 * self.hidden**2 + (3 if self.gated else 2) * self.hidden * self.intermediate)
+        return self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.intermediate)
 
     @property
     def forward_flops(self) -> float:

@@ -157,7 +157,7 @@ def _check_memory(experiment: Experiment) -> None:
         f"{one.memory.total / GIB:.0f} of {card.memory / GIB:.0f} GiB, as `visatb plan --gpu auto` reckons; "
         f"what would: {one.remedy}"
         for one in fits
-        if not one.fits
+        if not one.fits and not one.setup.beyond
     ]
     if faults:
         raise ExperimentError("\n".join(faults))

@@ -29,7 +29,7 @@ from visatb.experiment.yaml_lines import ExperimentError
 from visatb.workdir.contents import read_costs
 from visatb.workdir.layout import Layout
 from visatb.workdir.subsets import Counts, counts
-from visatb.workflow.fit import Card, Fit
+from visatb.workflow.fit import CARDS, PEAK_SHARE, Card, Fit
 from visatb.workflow.training_time import TrainingTime
 
 
@@ -43,7 +43,6 @@ class Machine:
     bandwidth: float
 
 
-GPU = Machine("an A100 at 40% of its peak and half its bandwidth", 125e12, 1e12)
 CPU = Machine("a CPU at 20 GFLOP/s", 20e9, 10e9)
 PROMPT_TOKENS, ANSWER_TOKENS, BATCH = 650, 30, 16
 
@@ -152,13 +151,14 @@ def _repeat_notes(experiment: Experiment) -> Iterator[str]:
 def _machine(experiment: Experiment, size: float | None, card: Card | None) -> Machine:
     if size is not None and size < 2e8 and card is None:
         return CPU
-    one = GPU
-    if card is not None:
-        one = Machine(f"a {card.name} at 40% of its peak and half its bandwidth", 0.4 * card.peak, 0.5 * card.bandwidth)
+    card = card or CARDS["a100-80"]
     gpus = experiment.launcher.gpus_per_job
-    if not isinstance(gpus, int) or gpus <= 1:
-        return one
-    return Machine(f"{gpus} GPUs, each {one.name}", gpus * one.flops, gpus * one.bandwidth)
+    count = max(1, gpus) if isinstance(gpus, int) else 1
+    return Machine(
+        f"{count} × {card.name} at {PEAK_SHARE:.0%} of the peak and half the bandwidth",
+        count * PEAK_SHARE * card.peak,
+        count * 0.5 * card.bandwidth,
+    )
 
 
 def form_name(experiment: Experiment) -> str:

@@ -56,7 +56,9 @@ _MOST_LOGITS = 2**27
 class Setup:
     """How a stage is trained, as far as memory and time depend on it. `stage`: of ZeRO, 0 without DeepSpeed.
 
-    `rank`: of LoRA, 0 for full training. `length`: the longest sample in tokens.
+    `rank`: of LoRA, 0 for full training. `length`: the longest sample in tokens. `bits`: of a weight of the language
+    part, 16 where it is not quantised. `projector_only`: nothing else learns. `beyond`: settings that are not reckoned
+    with, and which may take less.
     """
 
     processes: int
@@ -66,6 +68,9 @@ class Setup:
     half: bool
     rank: int
     length: int
+    bits: int = 16
+    projector_only: bool = False
+    beyond: tuple[str, ...] = ()
 
     def shared_from(self, stage: int) -> int:
         """Among how many processes that is divided which a ZeRO stage divides."""
@@ -104,34 +109,49 @@ def setup_of(experiment: Experiment, stage: str, processes: int) -> Setup:
     """The setup of a stage's training on so many processes."""
     arguments = {**TRAINING_DEFAULTS, **training_arguments(experiment, stage)}
     micro, _ = batch_split(experiment, arguments, processes)
+    zero = _zero(arguments.get("deepspeed"), experiment.source.parent)
+    adam = "adamw" in str(arguments.get("optim", "adamw")) and "bit" not in str(arguments.get("optim", ""))
+    beyond = {
+        f"optim: {arguments.get('optim')}": not adam,
+        "offloading": any("offload" in key for key in zero),
+        "a freed vision tower": bool(arguments.get("unfreeze_mm_vision_tower")),
+    }
     return Setup(
         processes=processes,
         micro_batch=micro,
-        stage=_zero_stage(arguments.get("deepspeed"), experiment.source.parent),
+        stage=int(str(zero.get("stage", 0))),
         checkpointing=bool(arguments.get("gradient_checkpointing")),
         half=bool(arguments.get("bf16") or arguments.get("fp16")),
         rank=int(str(arguments.get("lora_r", 64))) if arguments.get("lora_enable") else 0,
         length=int(str(arguments["model_max_length"])),
+        bits=int(str(arguments.get("bits", 16))),
+        projector_only=bool(arguments.get("tune_mm_mlp_adapter") or arguments.get("freeze_backbone")),
+        beyond=tuple(name for name, holds in beyond.items() if holds),
     )
 
 
-def _zero_stage(config: Any, folder: Path) -> int:
-    """The ZeRO stage of a DeepSpeed configuration (a file or its content); 3 where it cannot be read, 0 for none."""
+def _zero(config: Any, folder: Path) -> dict[str, Any]:
+    """The ZeRO part of a DeepSpeed configuration, a file or its content; stage 3 where it cannot be read."""
     if not config:
-        return 0
+        return {}
     try:
         content = config if isinstance(config, dict) else json.loads((folder / str(config)).read_text(encoding="utf-8"))
-        return int(content.get("zero_optimization", {}).get("stage", 0))
-    except (OSError, ValueError, AttributeError, TypeError):
-        return 3
+        return dict(content["zero_optimization"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {"stage": 3}
 
 
 def memory_of(shape: Shape, setup: Setup) -> Memory:
     """What a training takes on each GPU, at micro-batches of the longest samples."""
     decoder, deepspeed = shape.decoder, setup.stage > 0
-    learning = _adapted(shape, setup.rank) if setup.rank else shape.learning
-    held_half = setup.half and (deepspeed or setup.rank > 0)
-    width = 2 if held_half else 4
+    learning = shape.learning
+    if setup.rank or setup.projector_only:
+        learning = shape.projector + (_adapters(shape, setup.rank) if setup.rank else 0)
+    held_half = setup.half and (deepspeed or setup.rank > 0 or setup.projector_only)
+    width: float = 2 if held_half else 4
+    # Autocast keeps a copy in half precision of each float32 weight that learns, until the step's backward is done.
+    copies = 2 * learning if setup.half and not held_half else 0
+    language = decoder.parameters * (setup.bits / 8 if setup.bits < 16 else width)
     tokens = setup.micro_batch * setup.length
     layer = decoder.kept_in_layer * 2 * tokens
     if setup.checkpointing:  # each layer's input; one layer at a time, with the gradients of its widest two values
@@ -141,8 +161,10 @@ def memory_of(shape: Shape, setup: Setup) -> Memory:
     logits = min(tokens * decoder.vocabulary, _MOST_LOGITS) * 4 * 3
     gathered = min(_LIVE_PARAMETERS, shape.parameters) * 2 if setup.stage == 3 else 0
     return Memory(
-        weights=shape.parameters * width / setup.shared_from(3),
-        gradients=learning * (2 if held_half and deepspeed else 4) / setup.shared_from(2),
+        weights=(language + (shape.parameters - decoder.parameters) * width) / setup.shared_from(3) + copies,
+        # DDP sums gradients in buckets of its own.
+        gradients=learning * (2 if held_half and deepspeed else 4) / setup.shared_from(2)
+        + (learning * 4 if not deepspeed and setup.processes > 1 else 0),
         optimizer=learning * (12 if deepspeed else 8) / setup.shared_from(1),
         activations=activations * (1 if setup.half else 2),
         logits=float(logits),
@@ -150,21 +172,21 @@ def memory_of(shape: Shape, setup: Setup) -> Memory:
     )
 
 
-def _adapted(shape: Shape, rank: int) -> int:
-    """Parameters that learn with LoRA: adapters on the language part's matrices, and the projector."""
+def _adapters(shape: Shape, rank: int) -> int:
+    """Parameters of LoRA's adapters on the language part's matrices."""
     decoder = shape.decoder
     h, i = decoder.hidden, decoder.intermediate
     queries, keys = decoder.heads * decoder.head_size, decoder.key_heads * decoder.head_size
-    return rank * decoder.layers * (2 * (h + queries) + 2 * (h + keys) + 3 * (h + i)) + shape.projector
+    return rank * decoder.layers * (2 * (h + queries) + 2 * (h + keys) + 3 * (h + i))
 
 
 def train_flops(shape: Shape, setup: Setup, tokens: float, targets: float, images: float = 1.0) -> float:
     """Operations of a training sample that are really done: forward, backward, what checkpointing computes again.
 
-    The frozen tower is computed once. Without gradients of the base weights (LoRA) a backward costs one forward.
+    The frozen tower is computed once. Without gradients of the base weights a backward costs one forward.
     """
     forward = shape.decoder.forward_flops(tokens, targets)
-    passes = 2 if setup.rank else 3
+    passes = 2 if setup.rank or setup.projector_only else 3
     again = shape.decoder.forward_flops(tokens, 0) if setup.checkpointing else 0
     return passes * forward + again + images * shape.tower.forward_flops
 
@@ -187,7 +209,7 @@ def _others(setup: Setup) -> Iterator[tuple[str, Setup]]:
         (["gradient_checkpointing: true"], replace(setup, checkpointing=True)),
         *(
             (
-                ["gradient_checkpointing: true", "bf16: true", f"deepspeed: zero{stage}.json"],
+                ["gradient_checkpointing: true", "bf16: true", f"deepspeed: scripts_visatb/zero{stage}.json"],
                 replace(setup, checkpointing=True, half=True, stage=stage),
             )
             for stage in stages
@@ -224,6 +246,6 @@ def found_card() -> tuple[Card, int] | None:
     return None
 
 
-def hours(flops: float, card: Card, processes: int, share: float = PEAK_SHARE) -> float:
-    """How long so many operations take on so many cards, at a share of their peak."""
-    return flops / (card.peak * share * processes) / 3600
+def seconds(flops: float, card: Card, processes: int) -> float:
+    """How long so many operations take on so many cards, at PEAK_SHARE of their peak."""
+    return flops / (card.peak * PEAK_SHARE * processes)

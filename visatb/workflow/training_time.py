@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +11,13 @@ from llava.data.store import SUMMARY_FILE, read_summary
 from visatb.experiment.models import ModelJob, models
 from visatb.experiment.schema import Experiment
 from visatb.experiment.shapes import Shape, shape_of
-from visatb.experiment.training import optimizer_steps
+from visatb.experiment.training import optimizer_steps, training_arguments
 from visatb.experiment.yaml_lines import ExperimentError
+from visatb.workdir.contents import read_run_card
 from visatb.workdir.layout import Layout
 from visatb.workdir.state import Steps
 from visatb.workdir.subsets import Counts
-from visatb.workflow.fit import PEAK_SHARE, Card, Fit, fit, hours, setup_of, train_flops
+from visatb.workflow.fit import PEAK_SHARE, Card, Fit, fit, seconds, setup_of, train_flops
 
 # Beside an image's tokens, where the data are not indexed yet: the text of a sample of the paper's mixtures, and how
 # much of it is the answer's.
@@ -53,14 +55,15 @@ class TrainingTime:
         if not model.data:
             return 0.0
         seen = self._seen(model, found)
-        if self._measured is not None:
-            return seen * self._measured
+        measured = self._measured.get(self._kind(model))
+        if measured is not None:
+            return seen * measured
         if self.card is None or self.shape is None:
             return None
         setup = setup_of(self.experiment, model.stage, self.processes)
         tokens, targets = self._tokens
         flops = train_flops(self.shape, setup, min(tokens, setup.length), targets)
-        return 3600 * hours(seen * flops, self.card, self.processes)
+        return seconds(seen * flops, self.card, self.processes)
 
     def _seen(self, model: ModelJob, found: Counts) -> int:
         """Samples that a training goes through, all epochs together."""
@@ -68,21 +71,22 @@ class TrainingTime:
         stage, samples = ("finals", whole) if model.equal_steps else (model.stage, found.samples(model))
         return optimizer_steps(self.experiment, stage, samples) * self.experiment.global_batch_size
 
-    @cached_property
-    def _measured(self) -> float | None:
-        """Seconds a sample of the trainings that this work folder has done; None before any."""
-        if self.layout is None or not self.layout.subsets.is_file():
-            return None
-        from visatb.workdir.contents import read_run_card
+    def _kind(self, model: ModelJob) -> str:
+        """What trainings that take as long a sample have in common: LoRA's proxies tell nothing of full final runs."""
+        return json.dumps(training_arguments(self.experiment, model.stage), sort_keys=True)
 
-        seconds, samples = 0.0, 0
-        for model in models(self.experiment):
-            took = Steps(self.layout, model.name).seconds("train") if model.data else 0.0
-            card = (read_run_card(self.layout.model(model.name)) or {}) if took else {}
-            if steps := card.get("steps", 0):
-                seconds += took
-                samples += steps * card.get("global_batch_size", 0)
-        return seconds / samples if samples else None
+    @cached_property
+    def _measured(self) -> dict[str, float]:
+        """Seconds a sample of the trainings that this work folder has done, by their kind."""
+        took: dict[str, tuple[float, int]] = {}
+        for model in models(self.experiment) if self.layout is not None else ():
+            assert self.layout is not None
+            spent = Steps(self.layout, model.name).seconds("train") if model.data else 0.0
+            card = (read_run_card(self.layout.model(model.name)) or {}) if spent else {}
+            if samples := card.get("steps", 0) * card.get("global_batch_size", 0):
+                so_far = took.get(self._kind(model), (0.0, 0))
+                took[self._kind(model)] = so_far[0] + spent, so_far[1] + samples
+        return {kind: spent / samples for kind, (spent, samples) in took.items()}
 
     @cached_property
     def _tokens(self) -> tuple[float, float]:
@@ -106,11 +110,16 @@ class TrainingTime:
 
     def notes(self) -> Iterator[str]:
         """What the times rest on."""
-        if self._measured is not None:
-            yield f"training time is reckoned from the trainings of this work folder ({self._measured:.3g} s a sample)"
-        elif self.card is not None:
+        if self._measured:
+            rates = ", ".join(f"{rate:.3g}" for rate in self._measured.values())
+            yield f"training time goes by the trainings that this work folder has done ({rates} s a sample)"
+        if self.card is not None and not all(
+            self._kind(m) in self._measured for m in models(self.experiment) if m.data
+        ):
             tokens, targets = self._tokens
             yield (
                 f"training time is reckoned, not measured: {self.processes} × {self.card.name} at {PEAK_SHARE:.0%} of "
                 f"the peak, {tokens:,.0f} tokens a sample, {targets:,.0f} of them targets"
             )
+        if beyond := dict.fromkeys(name for one in self.fits() for name in one.setup.beyond):
+            yield f"memory is reckoned without {', '.join(beyond)}"
