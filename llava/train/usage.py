@@ -1,21 +1,21 @@
 """Help and slips of the pen at once: without the ten seconds that torch and transformers take to be imported.
 
-`usage_text.py` holds the help text and the names of all flags, as the parser has them. After a change of the arguments
-it is written anew, and a test says when that has been forgotten:
-
-    python -m llava.train.usage > new.py && mv new.py llava/train/usage_text.py
+`usage.json` holds the help text and the names of all flags, as the parser has them. After a change of the arguments
+`python -m llava.train.usage` writes it anew, and a test says when that has been forgotten.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
-from llava.train import usage_text
-
+FILE = Path(__file__).with_name("usage.json")
 REQUIRED = ("--model_name_or_path", "--data_path", "--output_dir")
 
 
@@ -24,12 +24,13 @@ def answer(words: Sequence[str]) -> int | None:
 
     Nothing is answered under another transformers, which has other flags.
     """
-    if metadata.version("transformers") != usage_text.TRANSFORMERS or "--help_all" in words:
+    usage = json.loads(FILE.read_text(encoding="utf-8"))
+    if metadata.version("transformers") != usage["transformers"] or "--help_all" in words:
         return None
     if "--help" in words or "-h" in words:
-        sys.stdout.write(usage_text.HELP)
+        print("\n".join(usage["help"]))
         return 0
-    fault = find_fault(words, usage_text.FLAGS)
+    fault = find_fault(words, usage["flags"])
     if fault is None:
         return None
     if int(os.environ.get("RANK", "0")) == 0:
@@ -57,12 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def find_fault(words: Sequence[str], known: Collection[str]) -> str | None:
     """What is wrong with the flags of a command line, their values left aside; None: nothing."""
-    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    given = [_underscored(word.partition("=")[0]) for word in words if word.startswith("--")]
     for flag in REQUIRED:
         if flag not in given:
             return f"{flag} is missing"
     unknown = [flag for flag in given if flag not in known]
     return unknown_arguments(unknown, known) if unknown else None
+
+
+def _underscored(flag: str) -> str:
+    """A flag in that one of its two spellings which has no dashes within."""
+    return f"--{flag.removeprefix('--').replace('-', '_')}"
 
 
 def unknown_arguments(words: Sequence[str], known: Collection[str]) -> str:
@@ -72,27 +78,16 @@ def unknown_arguments(words: Sequence[str], known: Collection[str]) -> str:
     return f"unknown arguments: {text or ' '.join(words)}"
 
 
-def written() -> str:
-    """The content of `usage_text.py`, from the parser itself."""
+def current() -> dict[str, Any]:
+    """What `usage.json` has to hold, from the parser itself."""
     from llava.train.arguments import make_parser
 
     parser = make_parser()
-    flags = sorted(flag for flag in parser.flags if flag.startswith("--"))
+    flags = sorted({_underscored(flag) for flag in parser.flags if flag.startswith("--")})
     parser.show_common_only()
-    help_text = parser.format_help().replace("\\", "\\\\")
-    lines = [
-        '"""Written by `python -m llava.train.usage`; see there."""',
-        "",
-        f'TRANSFORMERS = "{metadata.version("transformers")}"',
-        f'HELP = """\\\n{help_text}"""',
-        "FLAGS = frozenset(",
-        "    (",
-        *(f'        "{flag}",' for flag in flags),
-        "    )",
-        ")",
-    ]
-    return "\n".join(lines) + "\n"
+    help_lines = parser.format_help().splitlines()
+    return {"transformers": metadata.version("transformers"), "help": help_lines, "flags": flags}
 
 
 if __name__ == "__main__":
-    sys.stdout.write(written())
+    FILE.write_text(json.dumps(current(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 import importlib
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -11,11 +10,9 @@ from llava.train import train
 from visatb.cli import COMMANDS, main
 
 
-def test_help_starts_at_once_and_without_torch():
+def test_help_needs_no_torch():
     code = "import sys; from visatb.cli import main; main(['--help']); assert 'torch' not in sys.modules"
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 2  # some 0.05 s; the machine may be busy
     assert all(name in done.stdout for name in COMMANDS)
 
 
