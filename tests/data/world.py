@@ -84,3 +84,14 @@ def index(tmp_path: Path, records: Sequence[Any], processor: Any, **changed: Any
     } | changed
     shaping = {field.name: how.pop(field.name) for field in fields(IndexSettings) if field.name in how}
     return build_index(settings=IndexSettings(**shaping), **how)
+
+
+GOOD = record("<image>\nWhat?", "A cat.", record_id="good", image="a.png")
+
+
+def bad_image(path):
+    return record("<image>\nWhat?", "A cat.", record_id="bad", image=path)
+
+
+def turns(*pairs):
+    return {"id": "bad", "task": "vqa", "conversations": [{"from": who, "value": text} for who, text in pairs]}

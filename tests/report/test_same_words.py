@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from tests.report.academic import begun
-from tests.report.test_page import Document
+from tests.report.document import Document
 from visatb.commands.run import say_words
 from visatb.report import build
 from visatb.workdir.conclusions import conclusions
