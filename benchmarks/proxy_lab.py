@@ -69,7 +69,6 @@ class Training:
     learning_rate: float = 0.0
     rank: int = 0
     share: float = 1.0
-    weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -131,9 +130,9 @@ class World:
 
     @cached_property
     def flops(self) -> dict[str, dict[str, float]]:
-        """Floating-point operations of a sample of each task: `train`, `loss`, and `answer` (for its true length).
+        """Floating-point operations of a sample of each task, counted on a batch of eight: `train` and `forward`.
 
-        Counted on a batch of eight; an answer's further tokens are taken as a forward of that many tokens.
+        An answer takes a forward, too: of its prompt at once, and of each of its tokens when it is written.
         """
         found = {}
         for task, samples in self.train.items():
@@ -145,8 +144,7 @@ class World:
             self.model.zero_grad()
             found[task] = {
                 "train": both.get_total_flops() / 8,
-                "loss": forward.get_total_flops() / 8,
-                "answer": forward.get_total_flops() / 8,
+                "forward": forward.get_total_flops() / 8,
             }
         return found
 
@@ -221,9 +219,7 @@ class Lab:
             chosen = order[step * size : (step + 1) * size]
             batch = world.collate([dict(rows[index]) for index in chosen])
             losses = adapted(**batch).token_losses
-            factors = torch.tensor([training.weights.get(tasks[index], 1.0) for index in chosen])
-            per_token = factors.repeat_interleave((batch["labels"][: len(chosen), 1:] != -100).sum(1))
-            ((losses * per_token).sum() / per_token.sum()).backward()
+            losses.mean().backward()
             torch.nn.utils.clip_grad_norm_(learns, 1.0)
             optimizer.step()
             schedule.step()
@@ -259,7 +255,7 @@ class Lab:
         held = self._stored(f"answers-{_name(training)}-{task}-{count}", make)
         metric = load_metric(self.world.experiment.tasks[task].metric[0])
         column = metric.score(self._samples(task, held["texts"])).columns[0]
-        return column, Cost(0, count * self.world.flops[task]["answer"], held["cpu"])
+        return column, Cost(0, count * self.world.flops[task]["forward"], held["cpu"])
 
     def losses(self, training: Training | None, task: str, count: int) -> tuple[Column, Cost]:
         """The losses of the truths of a task's first `count` questions."""
@@ -280,7 +276,7 @@ class Lab:
 
         held = self._stored(f"losses-{_name(training)}-{task}-{count}", make)
         column = TruthLoss().score(self._samples(task, held["texts"])).columns[0]
-        return column, Cost(0, len(rows) * self.world.flops[task]["loss"], held["cpu"])
+        return column, Cost(0, len(rows) * self.world.flops[task]["forward"], held["cpu"])
 
     def _samples(self, task: str, texts: list[str]) -> list[Sample]:
         records = self.world.questions[task].records

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.errors import EvaluationError
+from eval.errors import EvaluationError, bad_input
 from eval.files import write_text
 from eval.weights import read_weights
 from llava.data.errors import DataError
@@ -29,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             write_text(args.output, text)
     except (DataError, EvaluationError, ExperimentError, OSError) as error:
-        sys.stderr.write(f"visatb export: {error}\n")
-        return 2
+        return bad_input(error)
     return 0
 
 

@@ -94,6 +94,13 @@ def _head(mixture: Mixture, of_trainer: Sequence[str]) -> list[str]:
     return [*lines, *of_trainer]
 
 
+def _until_all_are_through(mixture: Mixture) -> list[str]:
+    return [
+        f"Mixed until every file is through, which is longer than the {mixture.total} records of one epoch:",
+        f"  set max_steps to {mixture.total} / samples of a step for as much training as without mixing.",
+    ]
+
+
 def _comment(lines: Sequence[str]) -> str:
     return "".join(f"# {line}\n" for line in lines)
 
@@ -129,8 +136,7 @@ def llama_factory(mixture: Mixture) -> str:
     head = _head(
         mixture,
         [
-            f"Mixed until every file is through, which is longer than the {mixture.total} records of one epoch:",
-            f"  set max_steps to {mixture.total} / samples of a step for as much training as without mixing.",
+            *_until_all_are_through(mixture),
             "Each name must stand in your dataset_info.json:",
             *(f"  {part.name}: {part.path}" for part in mixture.parts),
         ],
@@ -142,13 +148,7 @@ def llama_factory(mixture: Mixture) -> str:
 
 def ms_swift(mixture: Mixture) -> str:
     """A YAML file for `swift sft FILE.yaml`, to be completed by model and training arguments."""
-    head = _head(
-        mixture,
-        [
-            f"Mixed until every file is through, which is longer than the {mixture.total} records of one epoch:",
-            f"  set max_steps to {mixture.total} / samples of a step for as much training as without mixing.",
-        ],
-    )
+    head = _head(mixture, _until_all_are_through(mixture))
     files = "".join(f"  - {json.dumps(part.path, ensure_ascii=False)}\n" for part in mixture.parts)
     probabilities = "".join(f"  - {value!r}\n" for value in mixture.probabilities)
     return f"{_comment(head)}dataset:\n{files}interleave_prob:\n{probabilities}stopping_strategy: all_exhausted\n"

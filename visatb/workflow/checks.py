@@ -93,7 +93,7 @@ def validate(experiment: Experiment, layout: Layout, images: int | None = AT_MOS
     source = checks.run(_check_model, experiment, stage, final) if final else None
     decoded = None
     if has_images:
-        paths = (checks.run(_check_training_data, source, final) if source and final else None) or set()
+        paths = (checks.run(_check_training_data, experiment, source, final) if source and final else None) or set()
         paths |= _check_questions(experiment, checks)
         checks.run(_check_overlaps, experiment)
         if folder is not None:
@@ -219,7 +219,7 @@ def _check_model(experiment: Experiment, stage: Stage, parsed: Parsed) -> Source
     return source
 
 
-def _check_training_data(source: Source, parsed: Parsed) -> set[str]:
+def _check_training_data(experiment: Experiment, source: Source, parsed: Parsed) -> set[str]:
     """Build the index of the whole training data, which the final runs then find ready; returns the images' paths."""
     from llava.data.index import unknown_answers
     from llava.train.tasks import resolve_tasks
@@ -232,7 +232,7 @@ def _check_training_data(source: Source, parsed: Parsed) -> set[str]:
     faults += [
         f"task {task}: {counts.get('samples', 0)} training records are too few; a subset must be able to be smaller"
         for task, counts in summary["per_task"].items()
-        if counts.get("samples", 0) < LEAST_RECORDS
+        if counts.get("samples", 0) < LEAST_RECORDS and _there(experiment.tasks[task].train)  # else that is the fault
     ]
     if faults:
         raise DataError("\n".join(faults))
