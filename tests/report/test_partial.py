@@ -222,3 +222,15 @@ def test_weights_that_are_sampling_ratios_are_handed_on_as_such(bare: Path) -> N
         page = build(bare).read_text(encoding="utf-8")
         assert embedded(page, "whatif-data")["applied"] == more
         assert re.search(rf"--visatb_weights [\d. ]*\d{more}</code>", page)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_losses_and_lower_figures_are_told_from_scores(bare: Path) -> None:
+    assert "Lower is better" not in build(bare).read_text(encoding="utf-8")
+    change(bare / "matrix.json", higher_is_better=dict.fromkeys(TASKS, True) | {"GQA": False})
+    assert "Lower is better for GQA." in build(bare).read_text(encoding="utf-8")
+    path = bare / "experiment.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["weighting"] = {**content.get("weighting", {}), "validation": "loss"}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert "Mean loss of the true answers&#39; tokens" in build(bare).read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from visatb.report import guards, svg
 from visatb.report.figures import interval_kind, unit_interval
 from visatb.report.load import Run
 from visatb.report.tree import read_tree
+from visatb.workdir.contents import Matrix
 
 MANY = 12  # units from which on a table of all pairs does not fit the page, and a map of them stands before it
 STRONG = 81  # percent of a heat cell's colour above which its text turns to the other end of the grey scale
@@ -41,7 +42,16 @@ def matrix(run: Run) -> dict[str, Any] | None:
         for row in rows:
             row["cells"].append((svg.plain(column.get(row["name"])), ""))
     tasks += [f"{name} (guard)" for name in added]
-    return {"tasks": tasks, "rows": rows, "counts": [counts.get(task) for task in tasks] if counts else None}
+    counted = [counts.get(task) for task in tasks] if counts else None
+    return {"tasks": tasks, "rows": rows, "counts": counted, "reading": _reading(run, matrix)}
+
+
+def _reading(run: Run, matrix: Matrix) -> str:
+    """What a reader has to know of the figures that is not plain: losses, and those that are better when lower."""
+    if run.experiment.weighting.validation == "loss":
+        return "Mean loss of the true answers' tokens (validation: loss). Lower is better."
+    lower = [task for task, upwards in matrix.get("higher_is_better", {}).items() if not upwards]
+    return f"Lower is better for {', '.join(lower)}." if lower else ""
 
 
 def contributions(run: Run) -> dict[str, Any] | None:
