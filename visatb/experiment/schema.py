@@ -196,7 +196,11 @@ class Experiment(_Part):
         """What a split's questions of a task are scored by: its metrics, or the loss of the truths (`validation`)."""
         if split == "guard":
             return self.guards[task].metric
-        return ["loss"] if split == "val" and self.weighting.validation == "loss" else self.tasks[task].metric
+        return ["loss"] if self.by_loss(split) else self.tasks[task].metric
+
+    def by_loss(self, split: Split) -> bool:
+        """Whether models read the truths of a split's questions, in place of answering them."""
+        return split == "val" and self.weighting.validation == "loss"
 
     def questions(self, task: str, split: Split) -> str | None:
         """The file of a split's questions of a task or guard, None where there is none."""

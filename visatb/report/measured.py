@@ -48,7 +48,7 @@ def matrix(run: Run) -> dict[str, Any] | None:
 
 def _reading(run: Run, matrix: Matrix) -> str:
     """What a reader has to know of the figures that is not plain: losses, and those that are better when lower."""
-    if run.experiment.weighting.validation == "loss":
+    if run.experiment.by_loss("val"):
         return "Mean loss of the true answers' tokens (validation: loss). Lower is better."
     lower = [task for task, upwards in matrix.get("higher_is_better", {}).items() if not upwards]
     return f"Lower is better for {', '.join(lower)}." if lower else ""

@@ -170,8 +170,9 @@ class _Maker:
             steps.append(Step("represent", digest([train.key, *asked])))
         for split, tasks in model.asked.items():
             if tasks:
-                by_loss = split == "val" and experiment.weighting.validation == "loss"
-                how = {"truth_loss": True} if by_loss else without(experiment.generation.model_dump(), "batch_size")
+                how: dict[str, Any] = {"truth_loss": True}
+                if not experiment.by_loss(split):
+                    how = without(experiment.generation.model_dump(), "batch_size")
                 asked = [self._questions(split, tasks), self._question_images(split, tasks)]
                 answer = Step("answer", digest([train.key, *asked, how]), split)
                 metrics = [[task, experiment.metrics(task, split)] for task in tasks]

@@ -130,7 +130,7 @@ def answer_arguments(
     for name, value in experiment.generation.model_dump().items():
         if value is not None:
             words += [f"--{name}", str(value)]
-    if split == "val" and experiment.weighting.validation == "loss":
+    if experiment.by_loss(split):
         words.append("--truth-loss")
     return words
 
