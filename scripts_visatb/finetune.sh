@@ -3,7 +3,7 @@
 #
 # Command:  DATA_PATH="a_train.json b_train.json" IMAGE_FOLDER=images OUTPUT_DIR=outputs/final \
 #           BASE_MODEL_PATH=my/checkpoint VISATB_WEIGHTS=weights.json bash scripts_visatb/finetune.sh
-#           BASE_MODEL_PATH: a LLaVA, Qwen2-VL or Qwen2.5-VL checkpoint. The weights file names the tasks. Without
+#           BASE_MODEL_PATH: an image-text model (docs/models.md). The weights file names the tasks. Without
 #           VISATB_WEIGHTS: EW over the tasks of the data, or over TASK_NAMES. Other variables: the head of common.sh.
 # Cost:     visatb plan counts the steps; LLaVA-v1.5-7B takes about 10 hours on 8 A100 (40 GB) for 665k samples.
 # Result:   OUTPUT_DIR holds the model, its processor, trainer_state.json and run_card.json.

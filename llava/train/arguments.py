@@ -41,7 +41,7 @@ class ModelArguments:
     _argument_group_name = "model"
 
     model_name_or_path: str | None = _arg(
-        None, "Language model to build a LLaVA on, or any saved LLaVA / Qwen2-VL / Qwen2.5-VL checkpoint."
+        None, "Language model to build a LLaVA on, or a saved LLaVA or other image-text model of transformers."
     )
     version: str | None = _arg(
         None, "Conversation template (v1, plain, chat, …); none: the one that the checkpoint or its family names."

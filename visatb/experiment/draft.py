@@ -36,7 +36,7 @@ _HEAD = """\
 # Every setting is explained in docs/experiment.md.
 
 model:
-  path: {model} # a LLaVA, Qwen2-VL or Qwen2.5-VL checkpoint, or a language model (then vision_tower and projector, too)
+  path: {model} # an image-text model (docs/models.md), or a language model (then vision_tower and projector, too)
 """
 _TAIL = """
 subsets: # both rates are of a task's whole training data; the mini subset lies in the large one
