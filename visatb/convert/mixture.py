@@ -101,6 +101,11 @@ def _until_all_are_through(mixture: Mixture) -> list[str]:
     ]
 
 
+def _python_list(mixture: Mixture) -> str:
+    """The files' paths as Python writes a list."""
+    return "[\n" + "".join(f"    {json.dumps(part.path)},  # {part.name}\n" for part in mixture.parts) + "]"
+
+
 def _comment(lines: Sequence[str]) -> str:
     return "".join(f"# {line}\n" for line in lines)
 
@@ -114,10 +119,9 @@ def trl(mixture: Mixture) -> str:
             "TRL can do better: the exact weighted loss is a mix-in (docs/trainers.md).",
         ],
     )
-    files = "".join(f"    {json.dumps(part.path)},  # {part.name}\n" for part in mixture.parts)
     return (
         f"{_comment(head)}from datasets import interleave_datasets, load_dataset\n\n"
-        f"FILES = [\n{files}]\nPROBABILITIES = {mixture.probabilities}\nRECORDS = {mixture.total}\n\n\n"
+        f"FILES = {_python_list(mixture)}\nPROBABILITIES = {mixture.probabilities}\nRECORDS = {mixture.total}\n\n\n"
         "def load(file):\n"
         '    """The data set of a file; put your own here where the records need another form."""\n'
         '    return load_dataset("json", data_files=file, split="train")\n\n\n'
@@ -186,8 +190,7 @@ def xtuner(mixture: Mixture) -> str:
             "A ratio's whole part repeats a file, the rest is a random choice of its records, the same in every epoch.",
         ],
     )
-    files = "".join(f"    {json.dumps(part.path)},  # {part.name}\n" for part in mixture.parts)
-    return f"{_comment(head)}PATHS = [\n{files}]\nSAMPLE_RATIOS = {mixture.ratios}\n"
+    return f"{_comment(head)}PATHS = {_python_list(mixture)}\nSAMPLE_RATIOS = {mixture.ratios}\n"
 
 
 FORMATS: dict[str, Callable[[Mixture], str]] = {
