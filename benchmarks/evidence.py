@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -133,4 +134,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # λ is computed again from pieces of many runs: what is doubtful of each stands in its own work folder.
+    logging.getLogger("weighting_visatb").setLevel(logging.ERROR)
     main()

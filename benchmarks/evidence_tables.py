@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -44,7 +43,6 @@ JOINED = {
 
 def write_tables(folders: Sequence[Path]) -> Path:
     """Write the three from the complete work folders in `folders`; the path of evidence.json."""
-    logging.getLogger("weighting_visatb").setLevel(logging.ERROR)
     found = find(folders)
     if not any(world not in JOINED for world in found):
         raise SystemExit(f"no complete work folder WORLD-SEED (with all.ok in it) in {', '.join(map(str, folders))}")
